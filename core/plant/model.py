@@ -1,0 +1,327 @@
+"""A plant as its folder describes it, checked and with every reference resolved.
+
+These are plain records: `core.plant.load` builds them and is the only place
+that knows YAML, CSV or profiles. Nothing here can be half right: a Plant that
+exists has passed every check of `ecmc check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from zoneinfo import ZoneInfo
+
+from core.plant.formula import Formula
+from core.samples import PointTable
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A name for people, in both languages of the product."""
+
+    zh: str
+    en: str
+
+
+class Protocol(StrEnum):
+    MODBUS_TCP = "modbus-tcp"
+    MODBUS_RTU = "modbus-rtu"  # serial line
+    MODBUS_RTU_TCP = "modbus-rtu-tcp"  # RTU frames over TCP
+    MODBUS_TLS = "modbus-tls"
+    OPCUA = "opcua"
+    MQTT = "mqtt"
+    SPARKPLUG = "sparkplug"
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One physical link. `options` holds the protocol's own keys, already checked and typed by the loader."""
+
+    id: str
+    protocol: Protocol
+    options: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    id: str
+    name: Label
+    parent: str | None = None
+
+
+class Kind(StrEnum):
+    """What a quantity is, from profiles/_quantities.yaml."""
+
+    GAUGE = "gauge"
+    COUNTER = "counter"
+    COUNTER_DAILY = "counter_daily"
+    STATE = "state"
+    PARAMETER = "parameter"
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    id: str
+    unit: str
+    kind: Kind
+    zh: str
+
+
+class Order(StrEnum):
+    BIG = "big"
+    LITTLE = "little"
+
+
+@dataclass(frozen=True, slots=True)
+class ModbusSource:
+    """Where a point's value stands on the wire and how its words become a number.
+
+    value = raw * scale + offset; `scale` already holds transformer ratios.
+    `scale_address` names a SunSpec scale register: value is also times 10 ** that int16.
+    With `sunspec_model`, addresses count from where that model's id register is found on the device.
+    """
+
+    function: int
+    address: int
+    type: str  # int16 uint16 … float64 bcd16 bcd32 bcd12 bit acc32 enum16 bitfield16 sunssf string
+    words: int
+    byte_order: Order
+    word_order: Order
+    scale: float
+    offset: float
+    invalid: tuple[int, ...] = ()  # raw patterns that mean "not available"
+    bit: int | None = None
+    scale_address: int | None = None
+    sunspec_model: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpcuaSource:
+    """`element` picks one value of an array node. A namespace URI in the node id ('nsu=…') is resolved at connect."""
+
+    node_id: str
+    scale: float = 1.0
+    offset: float = 0.0
+    element: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MqttSource:
+    """`topic` is a subscription filter or exact topic; `json_path` '$.ENERGY.Power', empty for a bare number.
+
+    `time_path` finds the payload's own time (RFC 3339, or epoch s/ms, or local time of the plant's zone);
+    `reduce` is how a list becomes one number.
+    """
+
+    topic: str
+    json_path: str
+    scale: float = 1.0
+    offset: float = 0.0
+    time_path: str | None = None
+    reduce: str | None = None  # sum | mean | first
+
+
+Source = ModbusSource | OpcuaSource | MqttSource
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A measuring point (测点): one quantity of one device, in the unit it is delivered in.
+
+    Attributes:
+        source: None for a point that lives from import and POST /v1/samples alone.
+        counter_max: Largest value a register shows, in `unit`; None: no known modulus.
+        counter_modulus: Where it wraps to zero: counter_max plus one step; None if unknown.
+        resolution: One step of the register in `unit`, where known from its type and scale or counter_max.
+        invalid_values: Delivered numbers that mean "not available" (the CSV's `sentinel`).
+    """
+
+    id: str
+    quantity: str
+    unit: str
+    kind: Kind
+    device: str | None = None
+    source: Source | None = None
+    name: str = ""
+    period_s: float = 1.0
+    low: float | None = None
+    high: float | None = None
+    deadband: float | None = None
+    counter_max: float | None = None
+    counter_modulus: float | None = None
+    resolution: float | None = None
+    invalid_values: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """`options` holds protocol details of the device (unit_id, topic prefix, limits) as the loader typed them."""
+
+    id: str
+    connection: str | None
+    profile: str | None
+    points: tuple[str, ...]
+    options: Mapping[str, object] = field(default_factory=dict)
+    unit_id: int = 1
+    ct_ratio: float = 1.0
+    vt_ratio: float = 1.0
+    period_s: float = 1.0
+    accuracy_class: float | None = None
+    rated_kw: float | None = None
+    area: str | None = None
+    name: Label | None = None
+
+
+class NodeKind(StrEnum):
+    SOURCE = "source"
+    BUS = "bus"
+    CONVERTER = "converter"
+    STORAGE = "storage"
+    LOAD = "load"
+    EXPORT = "export"  # a load outside the fence
+
+
+class Origin(StrEnum):
+    PURCHASED = "purchased"
+    OWN = "own"
+    DIRECT_LINE = "direct-line"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of the energy network, see ENGINE 2 of the documents (docs/engine.md).
+
+    Attributes:
+        factor: `"grid"`, a factor id, or a number in kg per kWh; None for fuels and non-sources.
+        fuel: `name@set` of fuels.csv, for sources of a fuel.
+        burns: Carrier whose inflow is combusted here (converter or load).
+        soc: Point id of the state of charge in %, or None.
+        carrier: Of a source, bus or storage; None where inflows differ (converter).
+    """
+
+    id: str
+    kind: NodeKind
+    carrier: str | None = None
+    origin: Origin | None = None
+    factor: str | float | None = None
+    fuel: str | None = None
+    burns: str | None = None
+    area: str | None = None
+    name: Label | None = None
+    capacity_kwh: float | None = None
+    charge_efficiency: float = 1.0
+    discharge_efficiency: float = 1.0
+    standing_loss_kw: float = 0.0
+    soc: str | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+class Role(StrEnum):
+    REGISTER = "register"
+    POWER = "power"
+
+
+@dataclass(frozen=True, slots=True)
+class PointMeter:
+    """An edge metered by one point; `direction` export takes negative power (or was resolved to the export register).
+
+    `power_point` is the same meter's power where it has one: live figures and fall-back.
+    """
+
+    point: str
+    role: Role
+    direction: str = "import"  # import | export
+    power_point: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RemainderMeter:
+    """What the other edges of that node leave; at most one a node.
+
+    `node` is the node whose balance gives it: the edge's from-node where that one has no other remainder.
+    """
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class FormulaMeter:
+    formula: Formula  # over edge ids
+
+
+Meter = PointMeter | RemainderMeter | FormulaMeter
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Energy of one carrier from node to node; `carrier` is resolved from its ends.
+
+    `weight` is the allocation weight of a converter's or bus's output (C10 superseded, ENGINE 5).
+    """
+
+    id: str
+    source: str
+    target: str
+    meter: Meter
+    carrier: str
+    weight: float = 1.0
+
+
+class AlertKind(StrEnum):
+    LIMIT = "limit"  # a point outside low/high
+    MISSING = "missing"  # no good reading of a point for `for_s`
+
+
+@dataclass(frozen=True, slots=True)
+class AlertRule:
+    """`alerts.yaml` of the plant folder, and the rules every plant has by itself (missing data of metering points)."""
+
+    id: str
+    kind: AlertKind
+    point: str
+    low: float | None = None
+    high: float | None = None
+    deadband: float = 0.0  # acts on return only
+    on_delay_s: float = 0.0
+    off_delay_s: float = 0.0
+    for_s: float = 0.0  # missing: silence longer than this
+    severity: int = 500  # 1..1000, OPC UA Part 9
+    name: Label | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plant:
+    """A whole checked plant folder. Tuples keep the folder's order; the maps are for look-up."""
+
+    id: str
+    name: Label
+    zone: ZoneInfo
+    region: str
+    base_interval_s: int
+    method_sets: tuple[str, ...]
+    areas: tuple[Area, ...]
+    connections: tuple[Connection, ...]
+    devices: tuple[Device, ...]
+    points: tuple[Point, ...]
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    alerts: tuple[AlertRule, ...]
+    folder: str
+    fingerprint: str  # SHA-256 over the folder's files and the profiles used
+    gap_after_s: float | None = None  # plant-wide; None: larger of 3 periods and 3 base intervals
+    point_table: PointTable = field(init=False)
+    point_by_id: Mapping[str, Point] = field(init=False)
+    device_by_id: Mapping[str, Device] = field(init=False)
+    connection_by_id: Mapping[str, Connection] = field(init=False)
+    node_by_id: Mapping[str, Node] = field(init=False)
+    edge_by_id: Mapping[str, Edge] = field(init=False)
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "point_table", PointTable(tuple(point.id for point in self.points)))
+        put(self, "point_by_id", {point.id: point for point in self.points})
+        put(self, "device_by_id", {device.id: device for device in self.devices})
+        put(self, "connection_by_id", {connection.id: connection for connection in self.connections})
+        put(self, "node_by_id", {node.id: node for node in self.nodes})
+        put(self, "edge_by_id", {edge.id: edge for edge in self.edges})

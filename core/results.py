@@ -1,0 +1,122 @@
+"""What the engine makes of a window of time: columns over base intervals.
+
+Everything people see is a sum of these. Windows are whole hours, because the
+store keeps results as one block an hour and series, so that live computation,
+late data and a recomputation of years all write the same thing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum, IntFlag, StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from core.samples import NS_PER_S, Floats
+
+HOUR_NS = 3600 * NS_PER_S
+SITE = "site"  # the node that stands for the whole inventory
+
+
+class Basis(StrEnum):
+    LOCATION = "location"
+    MARKET = "market"
+
+
+class Scope(IntEnum):
+    DIRECT = 1
+    ENERGY_INDIRECT = 2
+    VALUE_CHAIN = 3
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Flow:
+    """One carbon column: which scope, on which basis, by which method set."""
+
+    scope: int
+    basis: str
+    method_set: str
+
+
+class Mark(IntFlag):
+    """Why an interval's energy is not simply what the meter said; kept with the energy, shown with it."""
+
+    NONE = 0
+    GAP = 1  # spread over a silence
+    RESET = 2  # the register fell without rolling over: nothing invented across it
+    ROLLOVER = 4
+    GLITCH = 8  # a single reading set aside
+    FROZEN = 16  # no step while power says otherwise
+    JUMP = 32  # more than the meter can pass
+    POWER = 64  # integrated from power, no register
+    SUBSTITUTED = 128  # closed by the node's balance or a profile
+    NEGATIVE = 256  # formula or remainder came out below zero; carries zero
+    EVENT = 512  # a dated meter event lies inside
+    OVERDRAWN = 1024  # a storage delivered more than it held
+
+
+Marks = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IntervalEnergy:
+    """Energy of one or many edges over base intervals; the last axis is time.
+
+    Attributes:
+        energy_kwh: NaN where nothing is known.
+        covered: Share of the interval's time backed by good readings, 0..1.
+        estimated_kwh: The part of the energy placed by spreading or substitution.
+        mark: Mark bits.
+    """
+
+    energy_kwh: Floats
+    covered: Floats
+    estimated_kwh: Floats
+    mark: Marks
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowResult:
+    """Results of [start_ns, start_ns + T base intervals); E edges, N nodes (`site` last), F flows, S storages.
+
+    Attributes:
+        energy: Shape (E, T).
+        in_kwh, out_kwh, residual_kwh: Shape (N, T); residual = in - out - losses - change of store.
+        coverage: Shape (N, T), share of the time the node's energy stands on good readings.
+        emissions_kg: Shape (N, F, T): what a load received, a source brought in, a bus or converter or
+            storage kept; `site`: the inventory. NaN where unknown.
+        through_kg: Shape (N, F, T): carbon leaving (of a load: arriving), the numerator of intensity.
+        through_kwh: Shape (N, T): energy leaving (of a load: arriving), its denominator.
+        stock_kwh: Shape (S, H + 1) at each hour's start and the window's end.
+        stock_kg: Shape (S, F, H + 1).
+        conservation_error: Largest relative break of carbon conservation in the window (ENGINE 5).
+        factor_ids: Ids of the factor rows used, by source node or burning node and flow.
+    """
+
+    start_ns: int
+    base_ns: int
+    edges: tuple[str, ...]
+    nodes: tuple[str, ...]
+    flows: tuple[Flow, ...]
+    storages: tuple[str, ...]
+    energy: IntervalEnergy
+    in_kwh: Floats
+    out_kwh: Floats
+    residual_kwh: Floats
+    coverage: Floats
+    emissions_kg: Floats
+    through_kg: Floats
+    through_kwh: Floats
+    stock_kwh: Floats
+    stock_kg: Floats
+    conservation_error: float = 0.0
+    factor_ids: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def intervals(self) -> int:
+        return int(self.in_kwh.shape[-1])
+
+    @property
+    def end_ns(self) -> int:
+        return self.start_ns + self.intervals * self.base_ns

@@ -1,0 +1,181 @@
+"""What the rest of ecmc may ask of a store; `core.store.postgres` answers.
+
+Nothing outside core/store knows SQL, partitions or whether TimescaleDB is there.
+Times are UTC nanoseconds, ranges half-open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from core.plant.model import Plant
+from core.results import Flow, WindowResult
+from core.samples import Floats, Indices, SampleBatch, Times
+
+Bucket = Literal["1m", "5m", "15m", "30m", "1h", "1d", "1mo", "1y"]
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """A deliberate change of stored values: the old ones are kept with this beside them."""
+
+    who: str
+    why: str
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A sample refused because another value already stands at its key."""
+
+    point: str
+    time_ns: int
+    stored: float
+    stored_status: int
+    offered: float
+    offered_status: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteReport:
+    """What became of a batch. `replaced`: good values that took the place of bad or uncertain ones (counted in
+    accepted too); `corrected`: differences taken over as a correction."""
+
+    accepted: int = 0
+    repeated: int = 0
+    replaced: int = 0
+    corrected: int = 0
+    conflicts: tuple[Conflict, ...] = ()  # the first 1,000
+    conflict_count: int = 0
+    unknown_points: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LatestColumns:
+    """Newest sample by time of each point that has one."""
+
+    points: tuple[str, ...]
+    time_ns: Times
+    value: Floats
+    status: npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyRange:
+    """[start_ns, end_ns] of sample times that changed; `points` None for "many"."""
+
+    id: int
+    start_ns: int
+    end_ns: int
+    points: tuple[str, ...] | None
+    reason: str  # samples | correction | event | plant | factor | recompute
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One computation whose results were written: enough to reproduce it."""
+
+    known_at_ns: int
+    plant_fingerprint: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stocks:
+    """Storage stocks at one instant: shape (S,) kWh and (S, F) kg, in the order of the names."""
+
+    storages: tuple[str, ...]
+    flows: tuple[Flow, ...]
+    kwh: Floats
+    kg: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """Bucketed columns for an answer: row i is (name[i], start_ns[i]); buckets without any data are left out.
+
+    `columns` by field name, NaN for unknown. For emissions, `flow` indexes `flows`.
+    """
+
+    name: tuple[str, ...]
+    start_ns: Times
+    columns: Mapping[str, Floats]
+    flow: Indices | None = None
+    flows: tuple[Flow, ...] = ()
+
+
+class Store(Protocol):
+    async def close(self) -> None: ...
+
+    async def ready(self) -> None:
+        """Returns when the database answers; raises StoreUnavailable with the reason otherwise."""
+
+    async def adopt(self, plant: Plant, fingerprint_known: bool = False) -> None:
+        """Register the plant's points, edges, nodes and flows (ids are kept for ever; names never reused)."""
+
+    # samples ---------------------------------------------------------------
+    async def write(self, batch: SampleBatch, correction: Correction | None = None) -> WriteReport:
+        """Commit a batch: samples, `latest` and the dirty ledger in one transaction.
+
+        Unknown points are reported, never dropped silently; everything else of the batch still lands.
+        """
+
+    async def latest(self, points: Sequence[str] | None = None) -> LatestColumns: ...
+
+    async def samples(
+        self, point: str, start_ns: int, end_ns: int, limit: int, after_ns: int | None = None
+    ) -> SampleBatch:
+        """At most `limit` samples of one point in time order, those after `after_ns` where given."""
+
+    async def readings(
+        self, points: Sequence[str], start_ns: int, end_ns: int, step_spread_ns: int
+    ) -> SampleBatch:
+        """Non-bad readings of [start, end) sorted by (point, time), with the context interval energy needs:
+
+        before start, the last reading and the first reading of its plateau (equal values) within `step_spread_ns`
+        of it, with the reading before that; after end, the first reading and, within `step_spread_ns`, the first
+        one with another value and the reading after it. So a window computes the same bits however it is cut.
+        """
+
+    async def span(self) -> tuple[int, int] | None:
+        """First and last sample time, None when there is none."""
+
+    # ledger ----------------------------------------------------------------
+    async def dirty(self, limit: int = 1000) -> list[DirtyRange]: ...
+
+    async def mark_dirty(
+        self, start_ns: int, end_ns: int, points: Sequence[str] | None, reason: str
+    ) -> None: ...
+
+    # results ---------------------------------------------------------------
+    async def write_window(self, result: WindowResult, run: Run, done: Sequence[int] = ()) -> None:
+        """Replace the hours of the window in every result table and roll-up, and drop the `done` dirty ranges,
+        in one transaction."""
+
+    async def stocks(self, at_ns: int, storages: Sequence[str], flows: Sequence[Flow]) -> Stocks | None:
+        """Stocks at the start of an hour, None where that hour was never computed."""
+
+    async def first_hour(self) -> int | None:
+        """Start of the first computed hour."""
+
+    # series ----------------------------------------------------------------
+    async def energy(self, edge: Sequence[str], start_ns: int, end_ns: int, bucket: Bucket) -> Series:
+        """Columns energy_kwh, coverage, estimated_share."""
+
+    async def emissions(
+        self, node: Sequence[str], start_ns: int, end_ns: int, bucket: Bucket, basis: str, method_set: str
+    ) -> Series:
+        """Columns emissions_kgco2e, coverage; one row a scope."""
+
+    async def intensity(
+        self, node: Sequence[str], start_ns: int, end_ns: int, bucket: Bucket, basis: str, method_set: str
+    ) -> Series:
+        """Column intensity_kgco2e_per_kwh, all scopes together."""
+
+    async def balance(self, node: Sequence[str], start_ns: int, end_ns: int, bucket: Bucket) -> Series:
+        """Columns in_kwh, out_kwh, residual_kwh."""
