@@ -1,0 +1,28 @@
+"""ecmc's own metrics, each named once; `/metrics` shows them.
+
+Whoever does the work counts it here. Nothing reads these back: a decision never
+hangs on a metric.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+ROWS_WRITTEN = Counter("ecmc_rows_written", "Samples by what became of them", ["outcome"])
+SPOOL_BATCHES = Gauge("ecmc_spool_batches", "Batches on disk that the database has not confirmed")
+SPOOL_BYTES = Gauge("ecmc_spool_bytes", "Size of the spool on disk")
+
+DIRTY_RANGES = Gauge("ecmc_dirty_ranges", "Ranges of changed samples whose results are still to be computed")
+ENGINE_LAG_S = Gauge("ecmc_engine_lag_seconds", "Age of the oldest change not yet computed")
+ENGINE_SECONDS = Histogram("ecmc_engine_seconds", "Time one computation step takes")
+ENGINE_WINDOWS = Counter("ecmc_engine_windows", "Windows computed and written")
+
+DEVICE_UP = Gauge("ecmc_device_up", "1 where the device answers, 0 where it does not", ["device"])
+DEVICE_COUNT = Gauge("ecmc_device_count", "Running totals of a device's driver", ["device", "counter"])
+
+ALERTS = Gauge("ecmc_alerts", "Alarms by state", ["state"])
+
+HTTP_REQUESTS = Counter("ecmc_http_requests", "Requests answered", ["method", "route", "status"])
+HTTP_SECONDS = Histogram("ecmc_http_seconds", "Time to the end of an answer; streams left out", ["route"])
+STREAM_CLIENTS = Gauge("ecmc_stream_clients", "Event streams open")
+STREAM_RESTARTS = Counter("ecmc_stream_restarts", "Times a slow stream lost events and got a fresh snapshot")
