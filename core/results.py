@@ -7,13 +7,17 @@ late data and a recomputation of years all write the same thing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, IntFlag, StrEnum
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from core.samples import NS_PER_S, Floats
+
+_T = TypeVar("_T", bound=np.generic)
 
 HOUR_NS = 3600 * NS_PER_S
 SITE = "site"  # the node that stands for the whole inventory
@@ -112,6 +116,8 @@ class WindowResult:
     stock_kg: Floats
     conservation_error: float = 0.0
     factor_ids: dict[str, str] = field(default_factory=dict)
+    interval_stock_kwh: Floats | None = None  # shape (S, T + 1), where a caller may go on from inside an hour
+    interval_stock_kg: Floats | None = None  # shape (S, F, T + 1)
 
     @property
     def intervals(self) -> int:
@@ -120,3 +126,85 @@ class WindowResult:
     @property
     def end_ns(self) -> int:
         return self.start_ns + self.intervals * self.base_ns
+
+    def last_hour(self) -> WindowResult:
+        """The window's last hour by itself."""
+        first = self.intervals - HOUR_NS // self.base_ns
+        if first <= 0:
+            return self
+        return self._cut(first, self.intervals)
+
+    def patched(self, part: WindowResult) -> WindowResult:
+        """This hour with the base intervals of `part` in place of its own; stocks end as those of `part` end."""
+        first = (part.start_ns - self.start_ns) // self.base_ns
+        last = first + part.intervals
+        if first < 0 or last > self.intervals or part.edges != self.edges or part.nodes != self.nodes:
+            raise ValueError("only a part of the same hour and network can be patched in")
+
+        def put(mine: npt.NDArray[_T], theirs: npt.NDArray[_T]) -> npt.NDArray[_T]:
+            whole = mine.copy()
+            whole[..., first:last] = theirs
+            return whole
+
+        assert self.interval_stock_kwh is not None
+        assert self.interval_stock_kg is not None
+        assert part.interval_stock_kwh is not None
+        assert part.interval_stock_kg is not None
+        stock_kwh, stock_kg = self.interval_stock_kwh.copy(), self.interval_stock_kg.copy()
+        stock_kwh[..., first : last + 1] = part.interval_stock_kwh
+        stock_kg[..., first : last + 1] = part.interval_stock_kg
+        stock_kwh[..., last + 1 :] = part.interval_stock_kwh[..., -1:]
+        stock_kg[..., last + 1 :] = part.interval_stock_kg[..., -1:]
+        energy = IntervalEnergy(
+            put(self.energy.energy_kwh, part.energy.energy_kwh),
+            put(self.energy.covered, part.energy.covered),
+            put(self.energy.estimated_kwh, part.energy.estimated_kwh),
+            put(self.energy.mark, part.energy.mark),
+        )
+        return replace(
+            self,
+            energy=energy,
+            **self._columns(lambda name, mine: put(mine, getattr(part, name))),
+            stock_kwh=np.stack([stock_kwh[..., 0], stock_kwh[..., -1]], axis=-1),
+            stock_kg=np.stack([stock_kg[..., 0], stock_kg[..., -1]], axis=-1),
+            interval_stock_kwh=stock_kwh,
+            interval_stock_kg=stock_kg,
+            conservation_error=max(self.conservation_error, part.conservation_error),
+            factor_ids={**self.factor_ids, **part.factor_ids},
+        )
+
+    def _columns(self, change: Callable[[str, Floats], Floats]) -> dict[str, Any]:
+        return {name: change(name, getattr(self, name)) for name in _COLUMNS}
+
+    def _cut(self, first: int, last: int) -> WindowResult:
+        """Base intervals [first, last), whole hours."""
+        per_hour = HOUR_NS // self.base_ns
+        hours = slice(first // per_hour, last // per_hour + 1)
+        energy = IntervalEnergy(
+            self.energy.energy_kwh[..., first:last],
+            self.energy.covered[..., first:last],
+            self.energy.estimated_kwh[..., first:last],
+            self.energy.mark[..., first:last],
+        )
+        stock_kwh, stock_kg = self.interval_stock_kwh, self.interval_stock_kg
+        return replace(
+            self,
+            start_ns=self.start_ns + first * self.base_ns,
+            energy=energy,
+            **self._columns(lambda _, mine: mine[..., first:last]),
+            stock_kwh=self.stock_kwh[..., hours],
+            stock_kg=self.stock_kg[..., hours],
+            interval_stock_kwh=None if stock_kwh is None else stock_kwh[..., first : last + 1],
+            interval_stock_kg=None if stock_kg is None else stock_kg[..., first : last + 1],
+        )
+
+
+_COLUMNS = (
+    "in_kwh",
+    "out_kwh",
+    "residual_kwh",
+    "coverage",
+    "emissions_kg",
+    "through_kg",
+    "through_kwh",
+)

@@ -152,6 +152,9 @@ class Store(Protocol):
         self, start_ns: int, end_ns: int, points: Sequence[str] | None, reason: str
     ) -> None: ...
 
+    async def forget_dirty(self, ids: Sequence[int]) -> None:
+        """Drop ledger rows that touch nothing the engine reads."""
+
     # results ---------------------------------------------------------------
     async def write_window(self, result: WindowResult, run: Run, done: Sequence[int] = ()) -> None:
         """Replace the hours of the window in every result table and roll-up, and drop the `done` dirty ranges,

@@ -1,0 +1,286 @@
+"""Samples in, results out: drains the dirty ledger and keeps every result true.
+
+There is one way to compute a window (`Engine.compute`) and this module only
+decides which windows need it. A commit leaves a dirty range in the ledger; the
+pipeline widens it to what those readings can influence, computes the base
+intervals touched and replaces the hours they lie in, dropping the ledger rows
+in the same transaction. Late data, an import, a correction and a live second
+all pass here, so a crash between two steps only means the step is done again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from core.bus import COMMITTED, LocalBus
+from core.clock import Clock, rfc3339
+from core.engine import Engine
+from core.errors import StoreUnavailable
+from core.health import Health, Status
+from core.metrics import ENGINE_LAG_S, ENGINE_SECONDS, ENGINE_WINDOWS
+from core.results import HOUR_NS, WindowResult
+from core.samples import NS_PER_S, SampleBatch
+from core.store.seam import DirtyRange, Run, Stocks, Store
+
+log = logging.getLogger(__name__)
+
+OPEN_INTERVAL_EVERY_NS = 10 * NS_PER_S  # how often an interval still filling is written
+LONG_RANGE_NS = 24 * HOUR_NS  # a longer dirty range is taken whole, without reading all that is in it
+CHUNK_HOURS = 7 * 24  # the longest window computed at once: memory stays bounded whatever the span
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """[start_ns, end_ns), aligned to base intervals."""
+
+    start_ns: int
+    end_ns: int
+
+
+class Pipeline:
+    def __init__(self, engine: Engine, store: Store, bus: LocalBus, health: Health, clock: Clock) -> None:
+        self._engine = engine
+        self._store = store
+        self._bus = bus
+        self._health = health
+        self._clock = clock
+        self._open: WindowResult | None = (
+            None  # the newest hour, so that a new minute is not a new hour's work
+        )
+        self._open_written_ns = 0
+        self._known_at_ns: int | None = None
+
+    def adopt(self, engine: Engine) -> None:
+        """Compute with a new plant revision from here on."""
+        self._engine = engine
+        self._open = None
+
+    @property
+    def newest(self) -> WindowResult | None:
+        return self._open
+
+    async def run(self) -> None:
+        """Drain the ledger until cancelled; a database that is away is waited for."""
+        wait_s = 1.0
+        with self._bus.subscribe(COMMITTED, depth=1) as news:
+            while True:
+                try:
+                    busy = await self.step()
+                    self._health.report("engine", Status.OK)
+                    wait_s = 1.0
+                except StoreUnavailable as why:
+                    self._health.report("engine", Status.DEGRADED, f"waiting for the database: {why}")
+                    busy, wait_s = False, min(wait_s * 2, 10.0)
+                    await asyncio.sleep(wait_s)
+                if not busy:
+                    try:
+                        async with asyncio.timeout(1.0):
+                            await news.get()
+                    except TimeoutError:
+                        pass
+                    await asyncio.sleep(0.2)  # let a burst of commits gather
+
+    async def drain(self) -> int:
+        """Compute all that is dirty now, open intervals too; returns how many windows were written."""
+        windows = 0
+        while await self.step(everything=True):
+            windows += 1
+        return windows
+
+    async def step(self, everything: bool = False) -> bool:
+        """One round over the ledger; True when something was written."""
+        ranges = await self._store.dirty()
+        if not ranges:
+            ENGINE_LAG_S.set(0.0)
+            return False
+        now_ns = self._clock.now_ns()
+        base_ns = self._engine.base_ns
+        open_from_ns = now_ns // base_ns * base_ns
+        ENGINE_LAG_S.set(max(0.0, (now_ns - min(r.end_ns for r in ranges)) / NS_PER_S))
+        still_open = all(r.start_ns >= open_from_ns and r.reason == "samples" for r in ranges)
+        if still_open and not everything and now_ns - self._open_written_ns < OPEN_INTERVAL_EVERY_NS:
+            return False
+        started = asyncio.get_running_loop().time()
+        spans = await self._influence(ranges)
+        for n, span in enumerate(spans):
+            done = [r.id for r in ranges] if n == len(spans) - 1 else []
+            await self._compute_span(span, done, ranges[0].reason)
+        if not spans:
+            await self._store.forget_dirty([r.id for r in ranges])
+        self._open_written_ns = now_ns
+        ENGINE_SECONDS.observe(asyncio.get_running_loop().time() - started)
+        return True
+
+    async def recompute(self, start_ns: int, end_ns: int, known_at_ns: int | None, reason: str) -> None:
+        """Compute every hour that [start, end) touches, with the factors known at `known_at_ns`."""
+        self._known_at_ns = known_at_ns
+        try:
+            span = Span(start_ns // HOUR_NS * HOUR_NS, -(-end_ns // HOUR_NS) * HOUR_NS)
+            self._open = None
+            await self._compute_span(span, [], reason)
+        finally:
+            self._known_at_ns = None
+
+    async def _influence(self, ranges: Sequence[DirtyRange]) -> list[Span]:
+        """What the changed readings can influence, as few spans, oldest first."""
+        base_ns = self._engine.base_ns
+        mine = frozenset(self._engine.points)
+        spans: list[Span] = []
+        for group in _grouped(ranges):
+            start_ns = min(r.start_ns for r in group)
+            end_ns = max(r.end_ns for r in group)
+            reach = start_ns, end_ns
+            if any(r.reason in ("samples", "correction") for r in group):
+                points: set[str] = set()
+                for r in group:
+                    points |= mine if r.points is None else mine & frozenset(r.points)
+                if not points:
+                    continue
+                corrected = any(r.reason == "correction" for r in group)
+                reach = await self._reach(sorted(points), start_ns, end_ns, corrected)
+            spans.append(Span(reach[0] // base_ns * base_ns, (reach[1] // base_ns + 1) * base_ns))
+        return _merged(spans)
+
+    async def _reach(self, points: list[str], start_ns: int, end_ns: int, corrected: bool) -> tuple[int, int]:
+        spread_ns = self._engine.step_spread_ns
+        if end_ns - start_ns <= LONG_RANGE_NS:
+            context = await self._store.readings(points, start_ns, end_ns + 1000, spread_ns)
+            return influence(context, start_ns, end_ns, corrected)
+        ends = [await self._store.readings(points, at, at + 1000, spread_ns) for at in (start_ns, end_ns)]
+        return (
+            min([start_ns, *ends[0].time_ns.tolist()]),
+            max([end_ns, *ends[1].time_ns.tolist()]),
+        )
+
+    async def _compute_span(self, span: Span, done: Sequence[int], reason: str) -> None:
+        """Compute and write a span, in chunks; then on through later hours while storages still differ."""
+        hour_from = span.start_ns // HOUR_NS * HOUR_NS
+        hour_to = -(-span.end_ns // HOUR_NS) * HOUR_NS
+        at_ns = hour_from
+        while at_ns < hour_to:
+            until_ns = min(at_ns + CHUNK_HOURS * HOUR_NS, hour_to)
+            last = until_ns == hour_to
+            partial = span if hour_to - hour_from == HOUR_NS else None
+            await self._compute_hours(at_ns, until_ns, partial, done if last else [], reason)
+            at_ns = until_ns
+
+    async def _compute_hours(
+        self, start_ns: int, end_ns: int, span: Span | None, done: Sequence[int], reason: str
+    ) -> None:
+        engine = self._engine
+        patched = await self._patched(span) if span is not None else None
+        if patched is None:
+            before = await self._store.stocks(start_ns, engine.storages, engine.flows)
+            result = await self._computed(start_ns, end_ns, before)
+        else:
+            result = patched
+        stocks_then = await self._store.stocks(end_ns, engine.storages, engine.flows)
+        run = Run(self._known_at_ns or self._clock.now_ns(), engine.fingerprint, reason)
+        await self._store.write_window(result, run, done)
+        ENGINE_WINDOWS.inc()
+        newest_ns = self._open.start_ns if self._open is not None else -1
+        if end_ns - HOUR_NS >= newest_ns:
+            self._open = result.last_hour()
+        later_ns = self._clock.now_ns()
+        if end_ns <= later_ns and stocks_then is not None and not _same_stocks(stocks_then, result):
+            # What a storage holds at the end has changed, and with it what it gives back later.
+            reach_ns = min(end_ns + 2 * (end_ns - start_ns), later_ns)
+            await self._store.mark_dirty(end_ns, reach_ns, None, "stock")
+        log.debug("window %s .. %s computed (%s)", rfc3339(start_ns), rfc3339(end_ns), reason)
+
+    async def _patched(self, span: Span) -> WindowResult | None:
+        """The newest hour with only the span's base intervals computed anew; None where that hour isn't at hand."""
+        hour, engine = self._open, self._engine
+        if (
+            hour is None
+            or hour.start_ns != span.start_ns // HOUR_NS * HOUR_NS
+            or hour.interval_stock_kwh is None
+        ):
+            return None
+        first = (span.start_ns - hour.start_ns) // hour.base_ns
+        stocks = Stocks(
+            engine.storages,
+            engine.flows,
+            hour.interval_stock_kwh[:, first],
+            hour.interval_stock_kg[:, :, first],
+        )
+        # Later intervals of the hour that have data are recomputed too: their stocks rest on these.
+        seen = np.flatnonzero(np.isfinite(hour.in_kwh).any(axis=0))
+        last = max(int(seen[-1]) + 1 if seen.size else 0, (span.end_ns - hour.start_ns) // hour.base_ns)
+        last = min(last, hour.intervals)
+        part = await self._computed(
+            hour.start_ns + first * hour.base_ns, hour.start_ns + last * hour.base_ns, stocks
+        )
+        return hour.patched(part)
+
+    async def _computed(self, start_ns: int, end_ns: int, stocks: Stocks | None) -> WindowResult:
+        engine = self._engine
+        readings = await self._store.readings(engine.points, start_ns, end_ns, engine.step_spread_ns)
+        known_at_ns = self._known_at_ns or self._clock.now_ns()
+        return await asyncio.to_thread(engine.compute, readings, start_ns, end_ns, stocks, known_at_ns)
+
+
+def influence(context: SampleBatch, start_ns: int, end_ns: int, corrected: bool = False) -> tuple[int, int]:
+    """First and last instant whose energy the readings in [start_ns, end_ns] can change.
+
+    `context` is what `Store.readings` gives: the readings themselves and, on both sides, their neighbours and the
+    plateaus those stand on. A live register that moves on only reaches back to its last readings; one that leaves
+    a plateau reaches back to where the plateau began, for the step may have to be spread over it. `corrected`: a
+    reading may have gone, so a point counts though it has none left inside.
+    """
+    first_ns, last_ns = start_ns, end_ns
+    if len(context) == 0:
+        return first_ns, last_ns
+    cuts = np.flatnonzero(np.diff(context.point)) + 1
+    bounds = [0, *cuts.tolist(), len(context)]
+    for begin, end in pairwise(bounds):
+        time_ns = context.time_ns[begin:end]
+        value = context.value[begin:end]
+        inside = int(np.searchsorted(time_ns, start_ns))
+        after = int(np.searchsorted(time_ns, end_ns, side="right"))
+        if inside == after and not corrected:
+            continue
+        if corrected or after < time_ns.size:  # what follows may continue a plateau or show a glitch
+            first_ns = min(first_ns, int(time_ns[0]))
+            last_ns = max(last_ns, int(time_ns[-1]))
+        elif inside > 0:
+            left_plateau = bool(np.any(value[inside:after] != value[inside - 1])) and (
+                inside >= 2 and bool(value[inside - 1] == value[inside - 2])
+            )
+            first_ns = min(first_ns, int(time_ns[0 if left_plateau else max(0, inside - 2)]))
+    return first_ns, last_ns
+
+
+def _grouped(ranges: Sequence[DirtyRange]) -> list[list[DirtyRange]]:
+    """Ranges in time order; neighbours in one group as long as it spans no more than an hour."""
+    groups: list[list[DirtyRange]] = []
+    for r in sorted(ranges, key=lambda r: r.start_ns):
+        if groups and max(r.end_ns, *(g.end_ns for g in groups[-1])) - groups[-1][0].start_ns <= HOUR_NS:
+            groups[-1].append(r)
+        else:
+            groups.append([r])
+    return groups
+
+
+def _merged(spans: Sequence[Span]) -> list[Span]:
+    merged: list[Span] = []
+    for span in sorted(spans, key=lambda s: s.start_ns):
+        if merged and span.start_ns // HOUR_NS * HOUR_NS <= merged[-1].end_ns:
+            merged[-1] = replace(merged[-1], end_ns=max(merged[-1].end_ns, span.end_ns))
+        else:
+            merged.append(span)
+    return merged
+
+
+def _same_stocks(then: Stocks, result: WindowResult) -> bool:
+    """Whether stored stocks are, bit for bit, those the result ends with."""
+    return bool(
+        np.array_equal(then.kwh, result.stock_kwh[:, -1], equal_nan=True)
+        and np.array_equal(then.kg, result.stock_kg[:, :, -1], equal_nan=True)
+    )
