@@ -1,0 +1,131 @@
+"""The collector of a plant: a driver for each connection, started, stopped and swapped while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from collector.driver import DeviceState, Driver
+from collector.spool import Spool
+from collector.supervise import Link
+from core.errors import EcmcError
+from core.health import Health
+from core.plant.model import Connection, Plant, Protocol
+
+log = logging.getLogger(__name__)
+
+CONNECTS_AT_ONCE = 20
+REPORT_EVERY_S = 1.0
+
+
+def make_driver(plant: Plant, connection: Connection) -> Driver:
+    """The driver that speaks a connection's protocol.
+
+    Raises:
+        EcmcError: No driver speaks it.
+    """
+    match connection.protocol:
+        case Protocol.MODBUS_TCP | Protocol.MODBUS_RTU | Protocol.MODBUS_RTU_TCP | Protocol.MODBUS_TLS:
+            from collector.drivers.modbus import modbus_driver
+
+            return modbus_driver(plant, connection)
+        case Protocol.OPCUA:
+            from collector.drivers.opcua import OpcuaDriver
+
+            return OpcuaDriver(plant, connection)
+        case Protocol.MQTT:
+            from collector.drivers.mqtt import MqttDriver
+
+            return MqttDriver(plant, connection)
+        case _:
+            raise EcmcError(f"connection {connection.id}: no driver speaks {connection.protocol}")
+
+
+class Collectors:
+    """Every connection of a plant under supervision.
+
+    Args:
+        make: How a connection gets its driver; tests put their own.
+    """
+
+    def __init__(
+        self,
+        plant: Plant,
+        spool: Spool,
+        health: Health,
+        make: Callable[[Plant, Connection], Driver] = make_driver,
+    ) -> None:
+        self._plant = plant
+        self._spool = spool
+        self._health = health
+        self._make = make
+        self._connects = asyncio.Semaphore(CONNECTS_AT_ONCE)
+        self._links: dict[str, Link] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._reporter: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to collect; returns at once, connecting goes on behind it."""
+        drivers = {c.id: self._make(self._plant, c) for c in self._plant.connections}
+        for name, driver in drivers.items():
+            self._begin(name, driver)
+        self._reporter = asyncio.create_task(self._report(), name="collector-report")
+
+    async def stop(self) -> None:
+        """Close every driver; what was read is on its way to the disk, what was not stays unacknowledged."""
+        if self._reporter is not None:
+            self._reporter.cancel()
+            await asyncio.gather(self._reporter, return_exceptions=True)
+            self._reporter = None
+        await self._end(list(self._tasks))
+
+    async def reload(self, plant: Plant) -> None:
+        """Take over another plant: connections whose description changed get new drivers, the rest runs on.
+
+        Raises:
+            EcmcError: A new driver cannot be made; then nothing has changed.
+        """
+        changed = {
+            c.id: self._make(plant, c)
+            for c in plant.connections
+            if c.id not in self._links or _described(plant, c.id) != _described(self._plant, c.id)
+        }
+        gone = [name for name in self._links if name not in plant.connection_by_id]
+        self._plant = plant
+        await self._end([*gone, *(name for name in changed if name in self._links)])
+        for name in gone:
+            self._health.forget(f"collector:{name}")
+        for name, driver in changed.items():
+            self._begin(name, driver)
+        log.info("collectors reloaded", extra={"changed": sorted(changed), "gone": sorted(gone)})
+
+    def devices(self) -> Mapping[str, DeviceState]:
+        """Every device as its driver sees it now."""
+        return {name: state for link in self._links.values() for name, state in link.driver.devices().items()}
+
+    def _begin(self, name: str, driver: Driver) -> None:
+        link = Link(driver, self._spool, self._health, self._connects)
+        self._links[name] = link
+        self._tasks[name] = asyncio.create_task(link.run(), name=f"connection:{name}")
+
+    async def _end(self, names: list[str]) -> None:
+        tasks = [self._tasks.pop(name) for name in names]
+        for name in names:
+            del self._links[name]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _report(self) -> None:
+        while True:
+            for link in self._links.values():
+                link.report()
+            await asyncio.sleep(REPORT_EVERY_S)
+
+
+def _described(plant: Plant, connection: str) -> tuple[object, ...]:
+    """All of a plant that a connection's driver depends on."""
+    devices = [device for device in plant.devices if device.connection == connection]
+    points = [plant.point_by_id[point] for device in devices for point in device.points]
+    return plant.id, plant.zone, plant.connection_by_id.get(connection), devices, points
