@@ -1,0 +1,485 @@
+"""Reads factor tables: those shipped in `tables/`, and a plant's own `factors.csv`.
+
+A table is checked whole: a row without source or unit, a number that is none,
+an id that stands twice and a default that contradicts its own formula are all
+reported in one go, by line and column, and nothing half-read is handed on.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from core.carbon.factor_row import KG_PER_KWH, UNKNOWN, FactorRow, Fuel, level_of, published_ns, valid_ns
+from core.carbon.steam import SteamTable
+from core.clock import parse_rfc3339, rfc3339
+from core.errors import Fault, FaultyInput
+from core.results import HOUR_NS
+from core.samples import Floats, Times
+
+TABLES = Path(__file__).parent / "tables"
+
+
+class Tables(NamedTuple):
+    """A folder of tables, read."""
+
+    rows: tuple[FactorRow, ...]
+    fuels: Mapping[str, Fuel]
+    grid_region_of: Mapping[str, str]  # province -> grid region
+    steam: SteamTable
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HourlySeries:
+    """Grid intensity by the hour; hours that are not in it are without factor. `row` says where it is from."""
+
+    row: FactorRow
+    start_ns: Times  # (n,), ascending
+    end_ns: Times
+    kg_per_kwh: Floats
+
+
+# The plant's own and its suppliers' factors
+
+OWN_COLUMNS = (
+    "id",
+    "value",
+    "unit",
+    "valid_from",
+    "valid_to",
+    "published",
+    "region",
+    "gas",
+    "gwp_set",
+    "source",
+    "document",
+    "uncertainty_pct",
+    "approved_by",
+    "note",
+)
+_OWN_REQUIRED = ("id", "value", "unit", "valid_from", "source")
+
+
+def read_own_factors(content: bytes, file: str) -> tuple[FactorRow, ...]:
+    """Rows of a plant's `factors.csv`, columns OWN_COLUMNS; the first five named in the header are required.
+
+    `id` names a series, a row adds one value from `valid_from` (year, date or RFC 3339 time) on, until
+    `valid_to` or the next row. A row without `approved_by` is used and marked unverified.
+
+    Raises:
+        FaultyInput: Every fault by line and column: a missing column or cell, a number that is none or
+            negative, a unit that is no emission per energy, a wrong date, a row twice, overlapping periods.
+    """
+    sheet = _Sheet.read(content, file)
+    sheet.require(_OWN_REQUIRED)
+    rows: list[FactorRow] = []
+    for record in sheet.records():
+        id_, unit = record.text("id"), record.text("unit")
+        if unit and unit not in KG_PER_KWH:
+            record.fault(
+                "unit", f"unit {unit!r} is no emission per energy, wanted one of {', '.join(KG_PER_KWH)}"
+            )
+        if id_ == "grid" or ":" in id_ or "@" in id_:
+            record.fault("id", f"id {id_!r} is taken or holds ':' or '@', which ids of tables use")
+        published = record.optional("published")
+        valid_from = record.text("valid_from")
+        valid_to = record.optional("valid_to")
+        for column, parse in (("valid_from", valid_ns), ("valid_to", valid_ns), ("published", published_ns)):
+            record.check_time(column, parse)
+        uncertainty = record.optional("uncertainty_pct")
+        rows.append(
+            FactorRow(
+                id=f"{id_}:{valid_from}" + (f"@{published}" if published else ""),
+                series=id_,
+                quantity="supplied energy",
+                value=record.number("value"),
+                unit=unit,
+                source=record.text("source"),
+                confidence="approved" if record.optional("approved_by") else UNKNOWN,
+                region=record.optional("region") or "",
+                level="own",
+                gas=record.optional("gas") or "CO2e",
+                gwp_set=record.optional("gwp_set"),
+                valid_from=valid_from,
+                valid_to=valid_to,
+                published=published,
+                document=record.optional("document") or "",
+                uncertainty=None if uncertainty is None else record.number("uncertainty_pct") / 100,
+                note=record.optional("note") or "",
+            )
+        )
+        record.unique(rows[-1].id)
+    sheet.raise_faults()
+    _check_overlaps(rows, file)
+    return tuple(rows)
+
+
+def _check_overlaps(rows: Sequence[FactorRow], file: str) -> None:
+    utc = ZoneInfo("UTC")
+    faults = []
+    for before in rows:
+        for after in rows:
+            if before.series != after.series or before.valid_to is None:
+                continue
+            if (
+                valid_ns(before.valid_from, utc)
+                < valid_ns(after.valid_from, utc)
+                < valid_ns(before.valid_to, utc)
+            ):
+                faults.append(Fault(file, 0, 0, f"factor {after.id} begins before {before.id} ends"))
+    if faults:
+        raise FaultyInput(faults)
+
+
+# The shipped tables
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Which columns of a shipped table mean what; `key` makes the row's id, `series` that of its series."""
+
+    name: str
+    quantity: str
+    key: tuple[str, ...]
+    series: tuple[str, ...]
+    value: str = "value"
+    unit: str = "unit"
+    region: str | None = None
+    year: str | None = None
+    kind: str | None = None
+    gas: str | None = None
+    fixed_kind: str = ""
+    published: str | None = None
+    gwp_set: str | None = None
+    document: str | None = None
+
+
+_SHIPPED = (
+    _Table(
+        "grid_cn",
+        "electricity",
+        ("region_code", "year", "kind"),
+        ("region_code", "kind"),
+        region="region_code",
+        year="year",
+        kind="kind",
+        published="published_on",
+    ),
+    _Table(
+        "grid_world",
+        "electricity",
+        ("iso3", "year", "=average"),
+        ("iso3", "=average"),
+        region="iso3",
+        year="year",
+        fixed_kind="average",
+    ),
+    _Table(
+        "grid_cn_history",
+        "electricity",
+        ("series", "data_year"),
+        ("series",),
+        year="data_year",
+        kind="series",
+        published="published_on",
+        document="used_for",
+    ),
+    _Table(
+        "generation_footprint_cn",
+        "electricity generation, life cycle",
+        ("generation_type", "data_year"),
+        ("generation_type",),
+        year="data_year",
+        kind="generation_type",
+    ),
+    _Table(
+        "fuels", "fuel", ("fuel_code", "set_id"), ("fuel_code", "set_id"), "ef_co2", "ef_unit", kind="set_id"
+    ),
+    _Table("heat", "heat", ("code",), ("code",)),
+    _Table("process", "process", ("code",), ("code",), gas="gas"),
+    _Table("tce", "tce", ("code",), ("code",), kind="kind"),
+    _Table(
+        "gwp",
+        "gwp",
+        ("gas_code", "report"),
+        ("gas_code", "report"),
+        gas="formula",
+        kind="formula",
+        gwp_set="report",
+    ),
+    _Table(
+        "materials",
+        "material",
+        ("code", "route"),
+        ("code", "route"),
+        year=None,
+        kind="route",
+        document="boundary",
+    ),
+    _Table(
+        "ipcc_2006",
+        "fuel, IPCC default",
+        ("fuel_code", "sector", "gas"),
+        ("fuel_code", "sector", "gas"),
+        kind="sector",
+        gas="gas",
+    ),
+    _Table("fuel_density", "net calorific value", ("fuel_en",), ("fuel_en",), "net_cv", "net_cv_unit"),
+)
+
+
+def read_tables(folder: Path = TABLES) -> Tables:
+    """A folder of tables laid out like the shipped one.
+
+    Raises:
+        FaultyInput: Every fault of every table.
+    """
+    rows: list[FactorRow] = []
+    faults: list[Fault] = []
+    fuels: dict[str, Fuel] = {}
+    for table in _SHIPPED:
+        sheet = _Sheet.read((folder / f"{table.name}.csv").read_bytes(), f"{table.name}.csv")
+        sheet.require((table.value, table.unit, "source", "confidence"))
+        for record in sheet.records():
+            row = _shipped_row(table, record)
+            rows.append(row)
+            if table.name == "fuels":
+                fuel = _fuel(record, row)
+                fuels[fuel.id] = fuel
+        faults += sheet.faults
+    steam, steam_faults = _steam_table(folder)
+    faults += steam_faults
+    if faults:
+        raise FaultyInput(faults)
+    regions = _Sheet.read((folder / "grid_cn_map.csv").read_bytes(), "grid_cn_map.csv")
+    region_of = {
+        record.text("province_code"): record.text("grid_region_code")
+        for record in regions.records()
+        if record.optional("grid_region_code")
+    }
+    return Tables(tuple(rows), fuels, region_of, steam)
+
+
+def _shipped_row(table: _Table, record: _Record) -> FactorRow:
+    def joined(columns: Sequence[str]) -> str:
+        parts = (column[1:] if column.startswith("=") else record.text(column) for column in columns)
+        separator = "@" if table.name == "fuels" else ":"
+        return f"{table.name}:{separator.join(parts)}"
+
+    unit = record.text(table.unit)
+    region = record.text(table.region) if table.region else ""
+    published = record.optional(table.published) if table.published else None
+    if table.published:
+        record.check_time(table.published, published_ns)
+    if table.year and not (record.text(table.year).isdigit() and len(record.text(table.year)) == 4):
+        record.fault(table.year, f"not a year: {record.text(table.year)!r}")
+    id_ = joined(table.key)
+    if not record.unique(id_, again_by=published):
+        id_ = f"{id_}@{published}"  # the same year published anew: a further row beside the first
+    gas = (
+        (record.optional(table.gas) or "")
+        if table.gas
+        else ("CO2e" if "CO2e" in unit else "CO2" if "CO2" in unit else "")
+    )
+    return FactorRow(
+        id=id_,
+        series=joined(table.series),
+        quantity=table.quantity,
+        value=record.number(table.value),
+        unit=unit,
+        source=record.text("source"),
+        confidence=record.text("confidence"),
+        region=region,
+        level=level_of(region) if region else "",
+        kind=(record.optional(table.kind) or "" if table.kind else table.fixed_kind),
+        gas=gas,
+        gwp_set=record.text(table.gwp_set) if table.gwp_set else None,
+        valid_from=record.text(table.year) if table.year else None,
+        published=published,
+        document=record.optional(table.document) or "" if table.document else "",
+        note=record.optional("note") or "",
+    )
+
+
+def _fuel(record: _Record, row: FactorRow) -> Fuel:
+    per = {"GJ/t": ("t", 1.0), "GJ/10^4 Nm3": ("Nm3", 1e4)}
+    unit = record.text("ncv_unit")
+    if unit not in per:
+        record.fault("ncv_unit", f"unit {unit!r} not understood, wanted one of {', '.join(per)}")
+    amount_unit, amounts = per.get(unit, ("t", 1.0))
+    fuel = Fuel(
+        id=f"{record.text('fuel_code')}@{record.text('set_id')}",
+        name_zh=record.text("name_zh"),
+        name_en=record.text("name_en"),
+        amount_unit=amount_unit,
+        ncv_gj=record.number("ncv") / amounts,
+        carbon_t_per_gj=record.number("carbon_content"),
+        oxidation=record.number("oxidation_rate"),
+        biogenic=record.text("biogenic") == "true",
+        row=row,
+    )
+    computed = fuel.kgco2_per_kwh(oxidised=True) * fuel.kwh_per_amount * amounts / 1000
+    if not math.isclose(computed, row.value, rel_tol=1e-4):
+        record.fault(
+            "ef_co2", f"{fuel.id}: NCV x C x OF x 44/12 gives {computed:.5f}, the table says {row.value}"
+        )
+    return fuel
+
+
+def _steam_table(folder: Path) -> tuple[SteamTable, list[Fault]]:
+    sheet = _Sheet.read((folder / "steam_enthalpy.csv").read_bytes(), "steam_enthalpy.csv")
+    saturated: list[tuple[float, float, float]] = []
+    superheated: dict[float, list[tuple[float, float]]] = {}
+    for record in sheet.records():
+        pressure, temperature = record.number("pressure_abs"), record.number("temperature")
+        enthalpy = record.number("enthalpy_steam")
+        if record.text("state") == "saturated":
+            saturated.append((pressure, temperature, enthalpy))
+        else:
+            superheated.setdefault(pressure, []).append((temperature, enthalpy))
+    boiling = np.array(sorted(saturated))
+    isobars = tuple(
+        (pressure, np.array(sorted(points))[:, 0], np.array(sorted(points))[:, 1])
+        for pressure, points in sorted(superheated.items())
+    )
+    return SteamTable(boiling[:, 0], boiling[:, 1], boiling[:, 2], isobars), sheet.faults
+
+
+def hourly_file(factor: str) -> tuple[Path, str] | None:
+    """File and column of a shipped hourly series, `hourly:US-MISO:direct`; None where the id names no such."""
+    table, _, rest = factor.partition(":")
+    zone, _, kind = rest.partition(":")
+    if table != "hourly" or kind not in ("direct", "lifecycle"):
+        return None
+    found = sorted(TABLES.glob(f"hourly_intensity_{zone.lower().replace('-', '_')}_*.csv.gz"))
+    return (found[-1], kind) if found else None
+
+
+@lru_cache(maxsize=16)
+def hourly_series(path: Path, kind: str) -> HourlySeries:
+    sheet = _Sheet.read(gzip.decompress(path.read_bytes()), path.name)
+    sheet.require(("ts_utc", "zone", f"intensity_{kind}", "unit", "quality"))
+    start_ns, kg, zone = [], [], ""
+    for record in sheet.records():
+        if not record.optional(f"intensity_{kind}"):
+            continue
+        zone = record.text("zone")
+        start_ns.append(parse_rfc3339(record.text("ts_utc")))
+        kg.append(record.number(f"intensity_{kind}") * KG_PER_KWH[record.text("unit")])
+    sheet.raise_faults()
+    start, kg_per_kwh = np.array(start_ns, np.int64), np.array(kg)
+    row = FactorRow(
+        id=f"hourly:{zone}:{kind}",
+        series=f"hourly:{zone}:{kind}",
+        quantity="electricity",
+        value=float(kg_per_kwh.mean()),
+        unit="kgCO2e/kWh",
+        source="US EIA form EIA-930, hourly net generation by fuel, times a factor per fuel",
+        confidence="computed",
+        region=zone,
+        level="zone",
+        kind=kind,
+        gas="CO2e",
+        valid_from=rfc3339(int(start[0])),
+        valid_to=rfc3339(int(start[-1]) + HOUR_NS),
+        note="mean of the series; when it was published is not known",
+    )
+    return HourlySeries(row, start, start + HOUR_NS, kg_per_kwh)
+
+
+# Reading a table with its faults
+
+
+class _Sheet:
+    """A CSV with a header; gathers faults instead of stopping at the first."""
+
+    def __init__(self, file: str, header: list[str], lines: list[tuple[int, list[str]]]) -> None:
+        self.file = file
+        self.header = header
+        self.faults: list[Fault] = []
+        self.seen: dict[str, set[str | None]] = {}
+        self._lines = lines
+
+    @classmethod
+    def read(cls, content: bytes, file: str) -> _Sheet:
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("gb18030", errors="replace")
+        reader = csv.reader(io.StringIO(text, newline=""))
+        header = [cell.strip() for cell in next(reader, [])]
+        lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+        return cls(file, header, lines)
+
+    def require(self, columns: Iterable[str]) -> None:
+        missing = [column for column in columns if column not in self.header]
+        if missing:
+            raise FaultyInput([Fault(self.file, 1, 0, f"column {column!r} is missing") for column in missing])
+
+    def records(self) -> Iterable[_Record]:
+        for line, cells in self._lines:
+            if len(cells) > len(self.header):
+                self.faults.append(Fault(self.file, line, len(self.header) + 1, "more cells than columns"))
+            values = [cell.strip() for cell in cells] + [""] * (len(self.header) - len(cells))
+            yield _Record(self, line, dict(zip(self.header, values, strict=False)))
+
+    def raise_faults(self) -> None:
+        if self.faults:
+            raise FaultyInput(self.faults)
+
+
+class _Record:
+    """One line; asking for what it lacks leaves a fault and gives something harmless."""
+
+    def __init__(self, sheet: _Sheet, line: int, cells: Mapping[str, str]) -> None:
+        self._sheet, self._line, self._cells = sheet, line, cells
+
+    def fault(self, column: str, reason: str) -> None:
+        at = self._sheet.header.index(column) + 1 if column in self._sheet.header else 0
+        self._sheet.faults.append(Fault(self._sheet.file, self._line, at, reason))
+
+    def text(self, column: str) -> str:
+        value = self._cells.get(column, "")
+        if not value:
+            self.fault(column, f"{column} is empty")
+        return value
+
+    def optional(self, column: str) -> str | None:
+        return self._cells.get(column) or None
+
+    def number(self, column: str) -> float:
+        text = self.text(column)
+        try:
+            value = float(text) if text else 0.0
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or value < 0:
+            self.fault(column, f"{column} is {text!r}, wanted a number, 0 or more")
+            return 0.0
+        return value
+
+    def check_time(self, column: str, parse: Callable[[str, ZoneInfo], int]) -> None:
+        text = self.optional(column)
+        try:
+            if text is not None:
+                parse(text, ZoneInfo("UTC"))
+        except ValueError:
+            self.fault(column, f"{column} is {text!r}, wanted a year, month, date or RFC 3339 time")
+
+    def unique(self, id_: str, again_by: str | None = None) -> bool:
+        """Whether the id is new; seen twice with the same `again_by` it is a fault."""
+        before = self._sheet.seen.setdefault(id_, set())
+        if again_by in before:
+            self.fault(self._sheet.header[0], f"{id_} stands here twice")
+        before.add(again_by)
+        return len(before) == 1

@@ -1,0 +1,311 @@
+"""Emission factors and coefficients: every row with its source, its valid time and its known time.
+
+A row is never overwritten. *Valid time* is the year or hour a row describes,
+*known time* is when it was published; asking with an old known time gives the
+answer of that day. What surprises: a look-up never leaves the region it was
+asked for. Where no row qualifies the factor is NaN, and that is for people to
+see, not for code to fill with a neighbour's.
+
+The tables lie in `tables/`; a plant adds its own and its suppliers' rows in
+`factors.csv` of its folder (`core.carbon.factor_tables.OWN_COLUMNS`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from core.carbon.factor_row import KG_PER_KWH, UNKNOWN, FactorRow, Fuel, level_of, published_ns, valid_ns
+from core.carbon.factor_tables import HourlySeries, hourly_file, hourly_series, read_own_factors, read_tables
+from core.carbon.steam import SteamTable
+from core.errors import BadRequest, Fault, FaultyInput
+from core.samples import Flags, Floats, Times
+
+__all__ = ["FactorColumn", "FactorLibrary", "FactorRow", "Fuel", "constant_column"]
+
+
+class FactorColumn(NamedTuple):
+    """Factors at many times.
+
+    kg_per_kwh: shape (n,), NaN where no row qualifies ("without factor").
+    row_ids: the rows used, each once, oldest valid time first.
+    unverified: shape (n,), where the row used is marked unverified.
+    """
+
+    kg_per_kwh: Floats
+    row_ids: tuple[str, ...]
+    unverified: Flags
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FactorLibrary:
+    """All rows at hand; immutable, so a result may keep the library it was made with."""
+
+    rows: tuple[FactorRow, ...]
+    fuels: Mapping[str, Fuel]
+    grid_region_of: Mapping[str, str]  # province -> grid region
+    steam: SteamTable
+    row_by_id: Mapping[str, FactorRow] = field(init=False)
+    series: Mapping[str, tuple[FactorRow, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        series: dict[str, list[FactorRow]] = {}
+        for row in self.rows:
+            series.setdefault(row.series, []).append(row)
+        object.__setattr__(self, "row_by_id", {row.id: row for row in self.rows})
+        object.__setattr__(self, "series", {id_: tuple(rows) for id_, rows in series.items()})
+
+    @staticmethod
+    def shipped() -> FactorLibrary:
+        """The tables that come with ecmc.
+
+        Raises:
+            FaultyInput: A table has a row without source or unit, a duplicate or a number that is none.
+        """
+        return _shipped()
+
+    @staticmethod
+    def for_plant(folder: str | Path) -> FactorLibrary:
+        """The shipped tables and the plant's own `factors.csv`, where it has one.
+
+        Raises:
+            FaultyInput: Its whole list of faults, by line and column.
+        """
+        path = Path(folder) / "factors.csv"
+        library = FactorLibrary.shipped()
+        if not path.exists():
+            return library
+        return library.with_rows(read_own_factors(path.read_bytes(), str(path)))
+
+    def with_rows(self, rows: Iterable[FactorRow]) -> FactorLibrary:
+        """This library and more rows; an id that already stands here is refused, not replaced."""
+        added = tuple(rows)
+        faults = [
+            Fault(row.document or row.id, 0, 0, f"factor id {row.id!r} stands in the library already")
+            for row in added
+            if row.id in self.row_by_id or f"heat:{row.series}" in self.series
+        ]
+        if faults:
+            raise FaultyInput(faults)
+        return replace(self, rows=self.rows + added)
+
+    def row(self, row_id: str) -> FactorRow:
+        """The row behind any id that a column names: of a table, a plain number, or an hourly series.
+
+        Raises:
+            BadRequest: There is none.
+        """
+        if row_id in self.row_by_id:
+            return self.row_by_id[row_id]
+        hourly = hourly_file(row_id)
+        if hourly is not None:
+            return hourly_series(*hourly).row
+        kind, _, rest = row_id.partition(":")
+        if kind == "number":
+            return FactorRow(row_id, row_id, "energy", float(rest), "kgCO2e/kWh", "plant folder", "stated")
+        if kind == "out-of-scope":
+            return FactorRow(
+                row_id, row_id, "energy", 0.0, "kgCO2e/kWh", f"scopes of method set {rest}", "stated"
+            )
+        raise BadRequest(f"no factor {row_id!r} in the library")
+
+    def fuel(self, name: str) -> Fuel:
+        """`natural_gas@ndrc_other_industry`.
+
+        Raises:
+            BadRequest: There is no such fuel in that set; the message names the sets that have it.
+        """
+        if name in self.fuels:
+            return self.fuels[name]
+        code = name.partition("@")[0]
+        sets = sorted(other.partition("@")[2] for other in self.fuels if other.partition("@")[0] == code)
+        known = f"it stands in {', '.join(sets)}" if sets else "no set has it"
+        raise BadRequest(f"no fuel {name!r}, wanted name@set: {known}")
+
+    def gwp(self, gas: str, gwp_set: str) -> float:
+        """Global warming potential over 100 years, kgCO2e per kg, by code (HFC-134a, R410A, SF6) or formula (CF4).
+
+        Raises:
+            BadRequest: The set (AR4, AR5, AR6) has no such gas.
+        """
+        row = self.row_by_id.get(f"gwp:{gas}:{gwp_set}")
+        if row is None:
+            named = {
+                r.id: r for r in self.rows if r.quantity == "gwp" and r.kind == gas and r.gwp_set == gwp_set
+            }
+            if len(named) != 1:
+                raise BadRequest(f"no GWP of {gas!r} in {gwp_set}")
+            row = next(iter(named.values()))
+        return row.value
+
+    def tce_per_unit(self, code: str) -> FactorRow:
+        """A standard-coal coefficient of tce.csv, e.g. `electricity_equivalent` (当量)."""
+        return self.row(f"tce:{code}")
+
+    def reason_against(self, factor: str | float, carrier: str) -> str | None:
+        """Why a source of that carrier cannot have this factor; None where it can."""
+        if not isinstance(factor, str):
+            ok = math.isfinite(factor) and factor >= 0
+            return None if ok else f"factor {factor} is negative or no number, wanted kg per kWh"
+        if factor == "grid":
+            return None if carrier == "electricity" else f"factor grid is for electricity, not for {carrier}"
+        if hourly_file(factor) is not None:
+            return None
+        rows = self._rows_named(factor)
+        if not rows:
+            return f"no factor {factor!r} in the library or in factors.csv"
+        wrong = [row.unit for row in rows if row.unit not in KG_PER_KWH]
+        return f"factor {factor}: unit {wrong[0]!r} is no emission per energy" if wrong else None
+
+    def region_at(self, region: str, level: str | None) -> str | None:
+        """The region's code at another level; None where its code does not say which.
+
+        A province knows its grid region and its country; a country does not know a province.
+        """
+        if level is None or level == level_of(region):
+            return region
+        if level == "national" and region.startswith("CN-"):
+            return "CN"
+        if level == "regional":
+            return self.grid_region_of.get(region)
+        return None
+
+    def grid_factor(
+        self,
+        region: str,
+        time_ns: Times,
+        *,
+        zone: ZoneInfo,
+        known_at_ns: int,
+        kind: str = "average",
+        level: str | None = None,
+    ) -> FactorColumn:
+        """The grid's factor at each time: of the newest data year not after the time's year, in the plant's zone.
+
+        Only rows published by `known_at_ns` qualify, and rows whose publication date is unknown,
+        which are marked unverified. No other region stands in for a missing one.
+
+        Args:
+            level: national, regional or provincial, up from the region; None: the level its code names.
+        """
+        at = self.region_at(region, level)
+        rows = () if at is None else self._grid_rows(at, kind)
+        return _column(_steps(rows, zone, known_at_ns), time_ns)
+
+    def has_grid_series(self, region: str, kind: str, level: str | None = None) -> bool:
+        at = self.region_at(region, level)
+        return at is not None and bool(self._grid_rows(at, kind))
+
+    def factor_column(
+        self, factor: str | float, time_ns: Times, *, zone: ZoneInfo, known_at_ns: int
+    ) -> FactorColumn:
+        """A factor that is not `grid`: a number in kg per kWh, a series id, or a row id.
+
+        A series is dated like the grid's. A row named by its own id holds at every time, which is how
+        a report is made with a fixed factor; it too must be known by the known time.
+
+        Raises:
+            BadRequest: No such id, or its unit is no emission per energy.
+        """
+        if not isinstance(factor, str):
+            return constant_column(float(factor), f"number:{float(factor)!r}", time_ns)
+        hourly = hourly_file(factor)
+        if hourly is not None:
+            return _hourly_column(hourly_series(*hourly), time_ns)
+        rows = self._rows_named(factor)
+        if not rows:
+            raise BadRequest(f"no factor {factor!r} in the library or in factors.csv")
+        if factor not in self.series:
+            rows = tuple(
+                replace(row, valid_from=None, valid_to=None, confidence=_pinned(row)) for row in rows
+            )
+        return _column(_steps(rows, zone, known_at_ns), time_ns)
+
+    def _rows_named(self, factor: str) -> tuple[FactorRow, ...]:
+        """Rows of a series, or the one row of that id; a heat factor is also known by its bare code."""
+        for name in (factor, f"heat:{factor}"):
+            if name in self.series:
+                return self.series[name]
+            if name in self.row_by_id:
+                return (self.row_by_id[name],)
+        return ()
+
+    def _grid_rows(self, region: str, kind: str) -> tuple[FactorRow, ...]:
+        for table in ("grid_cn", "grid_world"):
+            rows = self.series.get(f"{table}:{region}:{kind}")
+            if rows:
+                return rows
+        return ()
+
+
+def constant_column(
+    kg_per_kwh: float, row_id: str, time_ns: Times, *, unverified: bool = False
+) -> FactorColumn:
+    """One factor at every time."""
+    return FactorColumn(
+        np.full(time_ns.shape, kg_per_kwh), (row_id,), np.full(time_ns.shape, unverified, dtype=np.bool_)
+    )
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> FactorLibrary:
+    return FactorLibrary(*read_tables())
+
+
+class _Steps(NamedTuple):
+    """Piecewise constant: from bound i on, step i + 1; step 0 lies before the first. Row -1: without factor."""
+
+    bound_ns: Times
+    row: tuple[int, ...]
+    rows: tuple[FactorRow, ...]
+
+
+def _steps(rows: Sequence[FactorRow], zone: ZoneInfo, known_at_ns: int) -> _Steps:
+    def known_ns(row: FactorRow) -> int:
+        return -(2**62) if row.published is None else published_ns(row.published, zone)
+
+    known = [row for row in rows if known_ns(row) <= known_at_ns]
+    newest: dict[int, FactorRow] = {}
+    for row in sorted(known, key=known_ns):
+        newest[valid_ns(row.valid_from, zone)] = row
+    in_time = sorted(newest.items())
+    bound_ns: list[int] = []
+    index = [-1]
+    for i, (start_ns, row) in enumerate(in_time):
+        bound_ns.append(start_ns)
+        index.append(i)
+        if row.valid_to is not None:
+            end_ns = valid_ns(row.valid_to, zone)
+            if i + 1 == len(in_time) or end_ns < in_time[i + 1][0]:
+                bound_ns.append(end_ns)
+                index.append(-1)
+    return _Steps(np.array(bound_ns, np.int64), tuple(index), tuple(row for _, row in in_time))
+
+
+def _column(steps: _Steps, time_ns: Times) -> FactorColumn:
+    step = np.searchsorted(steps.bound_ns, time_ns, side="right")
+    kg = np.array([steps.rows[i].kg_per_kwh if i >= 0 else np.nan for i in steps.row])
+    unverified = np.array([i >= 0 and steps.rows[i].unverified for i in steps.row])
+    used = np.bincount(step.ravel(), minlength=len(steps.row)) > 0
+    ids = tuple(steps.rows[i].id for i, is_used in zip(steps.row, used, strict=True) if is_used and i >= 0)
+    return FactorColumn(kg[step], ids, unverified[step])
+
+
+def _hourly_column(series: HourlySeries, time_ns: Times) -> FactorColumn:
+    hour = np.searchsorted(series.start_ns, time_ns, side="right") - 1
+    inside = (hour >= 0) & (time_ns < series.end_ns[hour])
+    ids = (series.row.id,) if bool(inside.any()) else ()
+    return FactorColumn(
+        np.where(inside, series.kg_per_kwh[hour], np.nan), ids, inside & series.row.unverified
+    )
+
+
+def _pinned(row: FactorRow) -> str:
+    return UNKNOWN if row.unverified else row.confidence
