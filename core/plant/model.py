@@ -90,7 +90,7 @@ class ModbusSource:
     word_order: Order
     scale: float
     offset: float
-    invalid: tuple[int, ...] = ()  # raw patterns that mean "not available"
+    invalid: tuple[int, ...] = ()  # raw unsigned patterns that mean "not available"
     bit: int | None = None
     scale_address: int | None = None
     sunspec_model: int | None = None
