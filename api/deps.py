@@ -1,0 +1,76 @@
+"""What the routes stand on: one `Services`, given to the app by whoever composes the process."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+from fastapi import Depends, Request
+
+from api.security import Auth
+from core.alerts import Alarms
+from core.bus import LiveUpdate, LocalBus
+from core.clock import Clock
+from core.health import Health
+from core.plant.model import Plant
+from core.store.seam import Store
+
+
+class DeviceView(Protocol):
+    """A device as its collector sees it now."""
+
+    @property
+    def up(self) -> bool: ...
+    @property
+    def since_ns(self) -> int: ...
+    @property
+    def detail(self) -> str: ...
+    @property
+    def counters(self) -> Mapping[str, int]: ...
+
+
+@dataclass(slots=True)
+class Services:
+    """The parts of a running plant that the API shows.
+
+    Attributes:
+        plant: Gives the plant in force; it may change while we run.
+        devices: Gives each device's state by device id; empty where no collector runs in this process.
+        live: Gives the newest live picture, None before the first.
+        indicators: Computes the indicators of [start_ns, end_ns) by one method set.
+        boot: Names this run of the process; event ids carry it.
+        auth: None: nobody is asked for a key.
+    """
+
+    plant: Callable[[], Plant]
+    store: Store
+    bus: LocalBus
+    health: Health
+    alarms: Alarms
+    clock: Clock
+    devices: Callable[[], Mapping[str, DeviceView]]
+    live: Callable[[], LiveUpdate | None]
+    indicators: Callable[[int, int, str], Awaitable[Sequence[Mapping[str, object]]]]
+    boot: str
+    auth: Auth | None = None
+
+
+def _services(request: Request) -> Services:
+    services = request.app.state.services
+    assert isinstance(services, Services)
+    return services
+
+
+def _plant(services: InServices) -> Plant:
+    return services.plant()
+
+
+def _who(request: Request) -> str:
+    """Who asks: the name of the key, empty where none is asked for."""
+    return str(request.scope.get("ecmc.who", ""))
+
+
+InServices = Annotated[Services, Depends(_services)]
+InPlant = Annotated[Plant, Depends(_plant)]
+InWho = Annotated[str, Depends(_who)]

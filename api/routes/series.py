@@ -1,0 +1,113 @@
+"""Energy, carbon and their ratios by bucket: sums over base intervals, unknown is null."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Query
+
+from api.answer import BalanceRow, EmissionRow, EnergyRow, IndicatorRow, IntensityRow, Json, times
+from api.deps import InPlant, InServices
+from api.window import InBucketedSpan, known, period_span
+from core.errors import BadRequest
+from core.plant.model import Plant
+from core.results import SITE, Basis, Scope
+from core.store.seam import Series
+
+router = APIRouter(prefix="/v1", tags=["energy and carbon"])
+
+Edges = Annotated[list[str], Query(alias="edge", description="Edge id; all edges where none is given.")]
+Nodes = Annotated[
+    list[str], Query(alias="node", description="Node id or `site`; all nodes where none is given.")
+]
+InBasis = Annotated[Basis, Query(description="Location- or market-based.")]
+MethodSet = Annotated[str | None, Query(description="Default: the plant's first.")]
+
+
+@router.get("/energy", response_model=list[EnergyRow])
+async def energy(services: InServices, plant: InPlant, span: InBucketedSpan, edge: Edges = []) -> Json:  # noqa: B006
+    """Energy over edges. `coverage` is the share of time backed by good readings."""
+    edges = known("edge", edge, plant.edge_by_id)
+    span.guard(len(edges))
+    return _rows("edge", await services.store.energy(edges, span.start_ns, span.end_ns, span.bucket))
+
+
+@router.get("/emissions", response_model=list[EmissionRow])
+async def emissions(
+    services: InServices,
+    plant: InPlant,
+    span: InBucketedSpan,
+    node: Nodes = [],  # noqa: B006
+    basis: InBasis = Basis.LOCATION,
+    method_set: MethodSet = None,
+) -> Json:
+    """Emissions by node and scope: of a load what reaches it, of `site` the inventory."""
+    nodes = known("node", node, _node_names(plant))
+    span.guard(len(nodes) * len(Scope))
+    series = await services.store.emissions(
+        nodes, span.start_ns, span.end_ns, span.bucket, basis.value, _method_set(plant, method_set)
+    )
+    return _rows("node", series)
+
+
+@router.get("/intensity", response_model=list[IntensityRow])
+async def intensity(
+    services: InServices,
+    plant: InPlant,
+    span: InBucketedSpan,
+    node: Nodes = [],  # noqa: B006
+    basis: InBasis = Basis.LOCATION,
+    method_set: MethodSet = None,
+) -> Json:
+    """Carbon leaving over energy leaving a node (of a load: arriving), all scopes together."""
+    nodes = known("node", node, _node_names(plant))
+    span.guard(len(nodes))
+    series = await services.store.intensity(
+        nodes, span.start_ns, span.end_ns, span.bucket, basis.value, _method_set(plant, method_set)
+    )
+    return _rows("node", series)
+
+
+@router.get("/balance", response_model=list[BalanceRow])
+async def balance(services: InServices, plant: InPlant, span: InBucketedSpan, node: Nodes = []) -> Json:  # noqa: B006
+    """What goes into and out of a node, and what neither meters nor losses explain."""
+    nodes = known("node", node, _node_names(plant))
+    span.guard(len(nodes))
+    return _rows("node", await services.store.balance(nodes, span.start_ns, span.end_ns, span.bucket))
+
+
+@router.get("/indicators", response_model=list[IndicatorRow])
+async def indicators(
+    services: InServices,
+    plant: InPlant,
+    period: Annotated[
+        str, Query(description="A year, month or day in the plant's zone: 2026, 2026-10, 2026-10-05.")
+    ],
+    method_set: MethodSet = None,
+) -> Json:
+    """Indicators of a period."""
+    span = period_span(plant, period)
+    return Json(await services.indicators(span.start_ns, span.end_ns, _method_set(plant, method_set)))
+
+
+def _node_names(plant: Plant) -> list[str]:
+    return [*plant.node_by_id, SITE]
+
+
+def _method_set(plant: Plant, asked: str | None) -> str:
+    if asked is None:
+        return plant.method_sets[0]
+    if asked not in plant.method_sets:
+        raise BadRequest(f"method set {asked!r} is not kept for this plant: {', '.join(plant.method_sets)}")
+    return asked
+
+
+def _rows(key: str, series: Series) -> Json:
+    names = (key, "start", *series.columns)
+    columns = [series.name, times(series.start_ns), *(column.tolist() for column in series.columns.values())]
+    if series.flow is not None:
+        flows = [series.flows[i] for i in np.asarray(series.flow).tolist()]
+        names = (*names, "scope", "basis", "method_set")
+        columns += [[f.scope for f in flows], [f.basis for f in flows], [f.method_set for f in flows]]
+    return Json([dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)])
