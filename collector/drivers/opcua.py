@@ -1,0 +1,654 @@
+"""OPC UA: subscriptions straight into columns, cyclic reads where a server will not subscribe.
+
+The publish answers of the library are taken raw, without a task or an object of
+ours per value. A subscription speaks only of changes, so an unchanged value
+would look like a missing one: while the server keeps answering, the last value
+is repeated each ten seconds (or each period, if longer). The repeat is dated
+by the server's own publish time, less the sampling interval and the five
+seconds a source's clock may lag: up to there the value is known not to have
+changed, and no later change can be dated before it.
+
+A link that fails is not mended by the library, which throws away what the
+server kept; the driver marks the gap, gives up, and is opened again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+import numpy as np
+from asyncua import Client, ua
+from asyncua.crypto import security_policies
+from cryptography import x509
+
+from collector.delivery import Delivery, plausible
+from collector.driver import DeviceState
+from core import quality
+from core.clock import NS_PER_S, Clock, SystemClock
+from core.errors import DeviceRefused, DeviceUnreachable
+from core.plant.model import Connection, Kind, OpcuaSource, Plant, Point
+from core.samples import NS_PER_US, SampleBatch, concatenate
+
+log = logging.getLogger(__name__)
+# What fails in the library reaches this driver as an exception and is said once, by the runner.
+logging.getLogger("asyncua").setLevel(logging.CRITICAL)
+
+ITEMS_PER_SUBSCRIPTION: Final = 1_000
+SESSION_TIMEOUT_S: Final = 120
+WATCHDOG_S: Final = 5.0
+KEEP_ALIVE_S: Final = 5.0
+HEARTBEAT_S: Final = 10.0
+CLOCK_TOLERANCE_S: Final = 5.0
+REFUSED_RETRY_S: Final = 600.0
+
+T = TypeVar("T")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_REFUSALS = (
+    ua.StatusCodes.BadUserAccessDenied,
+    ua.StatusCodes.BadIdentityTokenRejected,
+    ua.StatusCodes.BadIdentityTokenInvalid,
+    ua.StatusCodes.BadCertificateUriInvalid,
+    ua.StatusCodes.BadCertificateUntrusted,
+    ua.StatusCodes.BadCertificateInvalid,
+    ua.StatusCodes.BadCertificateTimeInvalid,
+    ua.StatusCodes.BadSecurityChecksFailed,
+    ua.StatusCodes.BadSecurityPolicyRejected,
+)
+_FILTER_REFUSALS = (
+    ua.StatusCodes.BadMonitoredItemFilterUnsupported,
+    ua.StatusCodes.BadMonitoredItemFilterInvalid,
+    ua.StatusCodes.BadFilterNotAllowed,
+    ua.StatusCodes.BadDeadbandFilterInvalid,
+)
+
+
+@dataclass(slots=True)
+class _Node:
+    """One node of the server and the slots it feeds: (slot, element or None)."""
+
+    node_id: str
+    feeds: list[tuple[int, int | None]]
+    period_s: float
+    deadband: float  # raw, 0 for none
+    resolved: ua.NodeId | None = None
+
+
+@dataclass(slots=True)
+class _Group:
+    """One subscription: its nodes by client handle, and until when the server vouches for them."""
+
+    nodes: list[_Node]
+    sampling_s: float
+    publishing_s: float
+    id: int = 0
+    heard_s: float = 0.0  # monotonic
+    vouched_ns: int = 0
+    slots: list[int] = field(default_factory=list)  # monitored
+
+
+class OpcuaDriver:
+    """One OPC UA session.
+
+    Options of the connection: `url`; `security` (`none`, `Basic256Sha256_Sign`,
+    `Basic256Sha256_SignAndEncrypt`) with `certificate`, `private_key` and, to trust one server only,
+    `server_certificate`; `username`, `password_env`; `mode` (`subscribe`, `read`); `timeout_s`,
+    `publish_interval_s`, `sampling_interval_s`, `queue_size`.
+    """
+
+    def __init__(self, plant: Plant, connection: Connection, clock: Clock | None = None) -> None:
+        self.name = connection.id
+        self._options = connection.options
+        self._folder = Path(plant.folder)
+        self._clock = clock or SystemClock()
+        self._devices = [device for device in plant.devices if device.connection == connection.id]
+        points = [
+            plant.point_by_id[name]
+            for device in self._devices
+            for name in device.points
+            if isinstance(plant.point_by_id[name].source, OpcuaSource)
+        ]
+        self._slots_of_device = {
+            device.id: [slot for slot, point in enumerate(points) if point.device == device.id]
+            for device in self._devices
+        }
+        self._delivery = Delivery(plant, points)
+        self._nodes = _nodes_of(points)
+        self._client: Client | None = None
+        self._groups: list[_Group] = []
+        self._polling: list[tuple[float, list[_Node]]] = []  # next due (wall clock, s) and what
+        self._refused: list[tuple[_Group, _Node]] = []
+        self._retry_refused_s = 0.0
+        self._limit_read = self._limit_monitor = ITEMS_PER_SUBSCRIPTION
+        self._lost: str | None = None
+        self._gap_marked = True
+        self._arrived = asyncio.Event()
+        self._rows: list[tuple[int, int, float, int]] = []  # slot, time, raw, status: until the next read
+        self._marks: list[SampleBatch] = []
+        n = len(points)
+        self._heartbeat_ns = np.array([max(p.period_s, HEARTBEAT_S) for p in points]) * NS_PER_S
+        self._last_ns = np.zeros(n, dtype=np.int64)
+        self._last_raw = np.full(n, np.nan)
+        self._last_status = np.full(n, quality.BAD_WAITING_FOR_INITIAL_DATA, dtype=np.int16)
+        self._up = False
+        self._since_ns = self._clock.now_ns()
+        self._detail = "not connected"
+        self._counters = {"values": 0, "gaps": 0, "refused_nodes": 0}
+
+    # ---- the seam
+
+    async def __aenter__(self) -> Self:
+        self._lost = None
+        self._groups, self._polling, self._refused = [], [], []
+        self._rows.clear()
+        try:
+            async with asyncio.timeout(5 * self._timeout_s):
+                await self._connect()
+                await self._begin()
+        except BaseException as why:
+            await self._disconnect()
+            if isinstance(why, DeviceRefused) or not isinstance(why, Exception):
+                raise
+            raise self._failure(why) from why
+        self._up, self._since_ns, self._detail = True, self._clock.now_ns(), "connected"
+        self._gap_marked = False
+        return self
+
+    async def read(self) -> SampleBatch:
+        while True:
+            if self._lost is None:
+                await self._poll_or_wait()
+            batches, self._marks = self._marks, []
+            if self._rows:
+                batches.append(self._take_rows())
+            if self._lost is None:
+                batches += self._heartbeats()
+            elif not self._gap_marked:
+                batches.append(self._mark_gap())
+            elif not batches:
+                raise DeviceUnreachable(f"{self.name}: {self._lost}")
+            if batches:
+                return concatenate(batches)
+
+    async def stored(self) -> None:
+        """The server has been told already; what a crash takes is marked as a gap."""
+
+    def devices(self) -> Mapping[str, DeviceState]:
+        states = {}
+        for device, slots in self._slots_of_device.items():
+            bad = int(quality.is_bad(self._last_status[slots]).sum())
+            detail = self._detail
+            if self._up and bad:
+                detail = f"{bad} of {len(slots)} points bad"
+            up = self._up and (bad < len(slots) or not slots)
+            states[device] = DeviceState(up, self._since_ns, detail, dict(self._counters))
+        return states
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._up, self._detail = False, self._lost or "closed"
+        self._since_ns = self._clock.now_ns()
+        await self._disconnect()
+
+    # ---- connecting
+
+    @property
+    def _timeout_s(self) -> float:
+        return float(str(self._options.get("timeout_s", 4.0)))
+
+    async def _connect(self) -> None:
+        client = Client(str(self._options["url"]), timeout=self._timeout_s, watchdog_intervall=WATCHDOG_S)
+        client.name = client.description = "ecmc"
+        client.application_uri = "urn:ecmc:collector"
+        client.session_timeout = SESSION_TIMEOUT_S * 1000
+        self._client = client
+        username = self._options.get("username")
+        if username:
+            client.set_user(str(username))
+            client.set_password(self._password())
+        await self._secure(client)
+
+        async def lost(why: Exception) -> None:
+            self._lose(f"link lost: {why or type(why).__name__}")
+
+        client.connection_lost_callback = lost
+        await client.connect()
+
+    def _password(self) -> str:
+        name = self._options.get("password_env")
+        if not name:
+            return ""
+        if str(name) not in os.environ:
+            raise DeviceRefused(f"{self.name}: the environment has no {name} to take the password from")
+        return os.environ[str(name)]
+
+    async def _secure(self, client: Client) -> None:
+        wanted = str(self._options.get("security") or "none").lower().replace("_", "").replace("-", "")
+        if wanted == "none":
+            return
+        modes = {
+            "basic256sha256sign": ua.MessageSecurityMode.Sign,
+            "basic256sha256signandencrypt": ua.MessageSecurityMode.SignAndEncrypt,
+        }
+        if (
+            wanted not in modes
+            or not self._options.get("certificate")
+            or not self._options.get("private_key")
+        ):
+            raise DeviceRefused(
+                f"{self.name}: security {self._options['security']!r} needs Basic256Sha256_Sign or "
+                "Basic256Sha256_SignAndEncrypt, a certificate and a private_key"
+            )
+        certificate = self._folder / str(self._options["certificate"])
+        trusted = self._options.get("server_certificate")
+        # Servers compare the URI we give with the one in the certificate (BadCertificateUriInvalid).
+        client.application_uri = (
+            _uri_in(await asyncio.to_thread(certificate.read_bytes)) or client.application_uri
+        )
+        await client.set_security(
+            security_policies.SecurityPolicyBasic256Sha256,
+            certificate,
+            self._folder / str(self._options["private_key"]),
+            server_certificate=str(self._folder / str(trusted)) if trusted else None,
+            mode=modes[wanted],
+        )
+
+    async def _begin(self) -> None:
+        client = self._session()
+        namespaces = await client.get_namespace_array()
+        self._limit_read, self._limit_monitor = await self._operation_limits()
+        unknown = []
+        for node in self._nodes:
+            node.resolved = _resolved(node.node_id, namespaces)
+            if node.resolved is None:
+                unknown.append(node)
+        if unknown:
+            self._refuse(unknown, quality.BAD_CONFIGURATION_ERROR)
+        nodes = [node for node in self._nodes if node.resolved is not None]
+        if str(self._options.get("mode", "subscribe")) == "read":
+            self._poll(nodes)
+            return
+        try:
+            await self._subscribe(nodes)
+        except ua.UaStatusCodeError as why:
+            log.warning(
+                "no subscription, reading in turn", extra={"connection": self.name, "why": type(why).__name__}
+            )
+            self._groups = []
+            self._poll(nodes)
+
+    async def _operation_limits(self) -> tuple[int, int]:
+        ids = ua.ObjectIds
+        wanted = [
+            ids.Server_ServerCapabilities_OperationLimits_MaxNodesPerRead,
+            ids.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall,
+        ]
+        answers = await self._session().uaclient.session.read_attributes(
+            [ua.NodeId(ua.Int32(number)) for number in wanted], ua.AttributeIds.Value
+        )
+        limits = [_number(a.Value.Value if a.Value else None) for a in answers]
+        read, monitor = (int(v) if v > 0 else ITEMS_PER_SUBSCRIPTION for v in limits)
+        return min(read, ITEMS_PER_SUBSCRIPTION), min(monitor, ITEMS_PER_SUBSCRIPTION)
+
+    # ---- subscriptions
+
+    async def _subscribe(self, nodes: Sequence[_Node]) -> None:
+        by_period: dict[float, list[_Node]] = defaultdict(list)
+        for node in nodes:
+            by_period[node.period_s].append(node)
+        for period_s, of_period in sorted(by_period.items()):
+            # Sampling at twice the period's rate and publishing as often shows a change within one period.
+            sampling_s = float(str(self._options.get("sampling_interval_s", period_s / 2)))
+            publishing_s = float(
+                str(self._options.get("publish_interval_s", min(max(period_s / 2, 0.25), 1.0)))
+            )
+            for part in _parts(of_period, ITEMS_PER_SUBSCRIPTION):
+                group = _Group(part, sampling_s, publishing_s)
+                await self._create_subscription(group)
+                self._groups.append(group)
+                await self._monitor(group, list(enumerate(group.nodes)))
+        self._retry_refused_s = time.monotonic() + REFUSED_RETRY_S
+
+    async def _create_subscription(self, group: _Group) -> None:
+        keep_alive_count = max(1, round(KEEP_ALIVE_S / group.publishing_s))
+        parameters = ua.CreateSubscriptionParameters(
+            RequestedPublishingInterval=ua.Double(group.publishing_s * 1000),
+            RequestedLifetimeCount=ua.UInt32(max(3 * keep_alive_count, round(60 / group.publishing_s))),
+            RequestedMaxKeepAliveCount=ua.UInt32(keep_alive_count),
+            MaxNotificationsPerPublish=ua.UInt32(0),
+            PublishingEnabled=True,
+            Priority=ua.Byte(0),
+        )
+
+        def published(result: ua.PublishResult) -> None:
+            self._published(group, result)
+
+        group.heard_s = time.monotonic()
+        answer = await self._session().uaclient.session.create_subscription(parameters, published)
+        group.id = answer.SubscriptionId
+        group.publishing_s = answer.RevisedPublishingInterval / 1000
+
+    async def _monitor(
+        self, group: _Group, items: Sequence[tuple[int, _Node]], deadbands: bool = True
+    ) -> None:
+        """Have the server watch nodes of a group; `items` are (client handle, node)."""
+        unfiltered: list[tuple[int, _Node]] = []
+        for part in _parts(items, self._limit_monitor):
+            parameters = ua.CreateMonitoredItemsParameters(
+                SubscriptionId=group.id,
+                TimestampsToReturn=ua.TimestampsToReturn.Both,
+                ItemsToCreate=[self._item(group, handle, node, deadbands) for handle, node in part],
+            )
+            results = await self._session().uaclient.session.create_monitored_items(parameters)
+            for (handle, node), result in zip(part, results, strict=True):
+                if result.StatusCode.is_good():
+                    group.slots += [slot for slot, _ in node.feeds]
+                elif result.StatusCode.value in _FILTER_REFUSALS and deadbands:
+                    unfiltered.append((handle, node))
+                else:
+                    self._refused.append((group, node))
+                    self._refuse([node], quality.BAD_CONFIGURATION_ERROR)
+        if unfiltered:
+            await self._monitor(group, unfiltered, deadbands=False)
+
+    def _item(
+        self, group: _Group, handle: int, node: _Node, deadbands: bool
+    ) -> ua.MonitoredItemCreateRequest:
+        parameters = ua.MonitoringParameters(
+            ClientHandle=ua.UInt32(handle),
+            SamplingInterval=ua.Double(group.sampling_s * 1000),
+            QueueSize=ua.UInt32(int(str(self._options.get("queue_size", 10)))),
+            DiscardOldest=True,
+        )
+        if deadbands and node.deadband > 0:
+            parameters.Filter = ua.DataChangeFilter(
+                Trigger=ua.DataChangeTrigger.StatusValue,
+                DeadbandType=ua.UInt32(int(ua.DeadbandType.Absolute)),
+                DeadbandValue=ua.Double(node.deadband),
+            )
+        return ua.MonitoredItemCreateRequest(
+            ItemToMonitor=ua.ReadValueId(NodeId=node.resolved, AttributeId=ua.UInt32(ua.AttributeIds.Value)),
+            MonitoringMode=ua.MonitoringMode.Reporting,
+            RequestedParameters=parameters,
+        )
+
+    def _published(self, group: _Group, result: ua.PublishResult) -> None:
+        """One publish answer, straight from the library's receive loop."""
+        message = result.NotificationMessage
+        arrival_ns = self._clock.now_ns()
+        group.heard_s = time.monotonic()
+        for notification in message.NotificationData or ():
+            if isinstance(notification, ua.DataChangeNotification):
+                for item in notification.MonitoredItems:
+                    self._value(group.nodes[item.ClientHandle], item.Value, arrival_ns, polled=False)
+            elif isinstance(notification, ua.StatusChangeNotification):
+                self._lose(f"subscription ended: {ua.StatusCode(notification.Status).name}")
+        if not result.MoreNotifications:
+            published_ns = _ns(message.PublishTime) if message.PublishTime else arrival_ns
+            if not plausible(published_ns, arrival_ns):
+                published_ns = arrival_ns
+            known_ns = published_ns - int((group.sampling_s + CLOCK_TOLERANCE_S) * NS_PER_S)
+            group.vouched_ns = max(group.vouched_ns, known_ns)
+        self._arrived.set()
+
+    def _heartbeats(self) -> Iterator[SampleBatch]:
+        """The last values of subscriptions whose server vouches that they have not changed since."""
+        for group in self._groups:
+            slots = np.array(group.slots, dtype=np.int32)
+            due = group.vouched_ns - self._last_ns[slots] >= self._heartbeat_ns[slots]
+            due &= ~quality.is_bad(self._last_status[slots])
+            slots = slots[due]
+            if slots.size:
+                times = np.full(slots.shape, group.vouched_ns)
+                self._last_ns[slots] = group.vouched_ns
+                yield self._delivery.batch(slots, times, self._last_raw[slots], self._last_status[slots])
+
+    # ---- cyclic reads
+
+    def _poll(self, nodes: Sequence[_Node]) -> None:
+        by_period: dict[float, list[_Node]] = defaultdict(list)
+        for node in nodes:
+            by_period[node.period_s].append(node)
+        now_s = time.time()
+        self._polling = [(now_s, of_period) for _, of_period in sorted(by_period.items())]
+
+    async def _poll_or_wait(self) -> None:
+        """Until there are rows, the link is lost or a second has passed."""
+        now_s = time.time()
+        if self._polling:
+            due_s = min(due for due, _ in self._polling)
+            if due_s > now_s:
+                await asyncio.sleep(min(due_s - now_s, 1.0))
+                return
+            for i, (due_s, nodes) in enumerate(self._polling):
+                if due_s <= now_s:
+                    period_s = nodes[0].period_s
+                    self._polling[i] = ((now_s // period_s + 1) * period_s, nodes)
+                    await self._read_all(nodes)
+            return
+        if not self._rows and not self._marks:
+            self._arrived.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._arrived.wait(), 1.0)
+        now = time.monotonic()
+        for group in self._groups:
+            silent_s = now - group.heard_s
+            if silent_s > 3 * max(KEEP_ALIVE_S, group.publishing_s):
+                self._lose(f"subscription {group.id} silent for {silent_s:.0f} s")
+        if self._refused and now > self._retry_refused_s:
+            await self._retry_refused()
+
+    async def _retry_refused(self) -> None:
+        refused, self._refused = self._refused, []
+        try:
+            for group, node in refused:
+                await self._monitor(group, [(group.nodes.index(node), node)])
+        except (OSError, TimeoutError, ua.UaError) as why:
+            self._lose(f"asking again for refused nodes failed: {_said(why)}")
+        self._retry_refused_s = time.monotonic() + REFUSED_RETRY_S
+
+    async def _read_all(self, nodes: Sequence[_Node]) -> None:
+        try:
+            for part in _parts(nodes, self._limit_read):
+                ids = [node.resolved for node in part]
+                answers = await self._session().uaclient.session.read(
+                    ua.ReadParameters(
+                        TimestampsToReturn=ua.TimestampsToReturn.Both,
+                        NodesToRead=[
+                            ua.ReadValueId(NodeId=i, AttributeId=ua.UInt32(ua.AttributeIds.Value))
+                            for i in ids
+                        ],
+                    )
+                )
+                arrival_ns = self._clock.now_ns()
+                for node, answer in zip(part, answers, strict=True):
+                    self._value(node, answer, arrival_ns, polled=True)
+        except (OSError, TimeoutError, ua.UaError) as why:
+            self._lose(f"read failed: {_said(why)}")
+
+    # ---- values
+
+    def _value(self, node: _Node, value: ua.DataValue, arrival_ns: int, polled: bool) -> None:
+        code = value.StatusCode.value if value.StatusCode is not None else 0
+        status = quality.status(code)
+        first = self._last_status[node.feeds[0][0]] < 0
+        time_ns, doubtful = _time_of(value, arrival_ns, standing=polled or bool(first))
+        if code in (ua.StatusCodes.BadNodeIdUnknown, ua.StatusCodes.BadNodeIdInvalid):
+            status = quality.BAD_CONFIGURATION_ERROR
+        elif doubtful and status == quality.GOOD:
+            status = quality.UNCERTAIN
+        content = value.Value.Value if value.Value is not None else None
+        for slot, element in node.feeds:
+            raw, own_status = _element(content, element)
+            kept = status if status < 0 or own_status == quality.GOOD else own_status
+            self._rows.append((slot, time_ns, raw, kept))
+            self._last_ns[slot], self._last_raw[slot], self._last_status[slot] = time_ns, raw, kept
+
+    def _take_rows(self) -> SampleBatch:
+        rows, self._rows = self._rows, []
+        self._counters["values"] += len(rows)
+        slot, time_ns, raw, status = zip(*rows, strict=True)
+        return self._delivery.batch(slot, time_ns, raw, np.array(status, dtype=np.int16))
+
+    def _refuse(self, nodes: Iterable[_Node], status: int) -> None:
+        nodes = list(nodes)
+        slots = [slot for node in nodes for slot, _ in node.feeds]
+        known = self._last_status[slots] == status
+        self._last_status[slots] = status
+        self._counters["refused_nodes"] += len(nodes)
+        if not known.all():
+            log.warning(
+                "node refused", extra={"connection": self.name, "nodes": [n.node_id for n in nodes][:20]}
+            )
+            self._marks.append(self._delivery.mark(slots, self._clock.now_ns(), status))
+
+    def _mark_gap(self) -> SampleBatch:
+        self._gap_marked = True
+        self._counters["gaps"] += 1
+        slots = np.arange(self._last_status.size)
+        configured = self._last_status != quality.BAD_CONFIGURATION_ERROR
+        self._last_status[configured] = quality.BAD_NO_COMMUNICATION
+        return self._delivery.mark(slots[configured], self._clock.now_ns(), quality.BAD_NO_COMMUNICATION)
+
+    # ---- ends
+
+    def _session(self) -> Client:
+        if self._client is None:
+            raise DeviceUnreachable(f"{self.name}: not connected")
+        return self._client
+
+    def _lose(self, why: str) -> None:
+        if self._lost is None:
+            self._lost, self._up, self._detail = why, False, why
+            self._since_ns = self._clock.now_ns()
+        self._arrived.set()
+
+    async def _disconnect(self) -> None:
+        client, self._client = self._client, None
+        if client is None:
+            return
+        if self._lost is not None:
+            client.disconnect_socket()  # a dead link is not asked to close in order
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(client.disconnect(), 3.0)
+        client.disconnect_socket()
+
+    def _failure(self, why: Exception) -> DeviceRefused | DeviceUnreachable:
+        if isinstance(why, ua.UaStatusCodeError) and why.code in _REFUSALS:
+            return DeviceRefused(f"{self.name} {self._options['url']}: {_said(why)}")
+        return DeviceUnreachable(f"{self.name} {self._options['url']}: {_said(why)}")
+
+
+def _nodes_of(points: Sequence[Point]) -> list[_Node]:
+    """The server's nodes, each once, at the shortest period and the narrowest deadband of its points."""
+    nodes: dict[str, _Node] = {}
+    for slot, point in enumerate(points):
+        source = point.source
+        if not isinstance(source, OpcuaSource):
+            continue
+        deadband = abs((point.deadband or 0.0) / source.scale) if point.kind is Kind.GAUGE else 0.0
+        node = nodes.get(source.node_id)
+        if node is None:
+            nodes[source.node_id] = _Node(source.node_id, [(slot, source.element)], point.period_s, deadband)
+        else:
+            node.feeds.append((slot, source.element))
+            node.period_s = min(node.period_s, point.period_s)
+            node.deadband = min(node.deadband, deadband)
+    return list(nodes.values())
+
+
+def _resolved(node_id: str, namespaces: Sequence[str]) -> ua.NodeId | None:
+    """`nsu=urn:x;s=y` by the server's own namespace table; None where it cannot be meant here."""
+    if node_id.startswith("nsu="):
+        uri, _, rest = node_id[4:].partition(";")
+        if uri not in namespaces:
+            return None
+        node_id = f"ns={namespaces.index(uri)};{rest}"
+    try:
+        return ua.NodeId.from_string(node_id)
+    except (ua.UaError, ValueError):
+        return None
+
+
+def _time_of(value: ua.DataValue, arrival_ns: int, standing: bool) -> tuple[int, bool]:
+    """When a value was so, and whether that is in doubt.
+
+    The source's time stands unless the server's differs by more than five seconds. A value that
+    stands (a read, the first of a subscription) may well be older than that: it is dated by the
+    server, without doubt. A change so dated, or any time in the future, comes from a wrong clock.
+    """
+    source_ns, server_ns = _given(value.SourceTimestamp), _given(value.ServerTimestamp)
+    if source_ns is None or server_ns is None:
+        time_ns = source_ns if source_ns is not None else server_ns
+        if time_ns is None:
+            return arrival_ns, False
+        if standing and source_ns is not None and source_ns < arrival_ns:
+            time_ns = arrival_ns if arrival_ns - source_ns > CLOCK_TOLERANCE_S * NS_PER_S else source_ns
+    elif abs(source_ns - server_ns) <= CLOCK_TOLERANCE_S * NS_PER_S:
+        time_ns = source_ns
+    else:
+        doubtful = source_ns > server_ns or not standing
+        return (server_ns, doubtful) if plausible(server_ns, arrival_ns) else (arrival_ns, True)
+    return (time_ns, False) if plausible(time_ns, arrival_ns) else (arrival_ns, True)
+
+
+def _given(moment: datetime | None) -> int | None:
+    """A timestamp in ns; the ends of the wire's range, 1601 and 9999, mean none (Part 6, 5.2.2.5)."""
+    return _ns(moment) if moment is not None and 1601 < moment.year < 9999 else None
+
+
+def _element(content: Any, element: int | None) -> tuple[float, int]:
+    if element is not None:
+        if not isinstance(content, list | tuple) or element >= len(content):
+            return np.nan, quality.BAD_CONFIGURATION_ERROR if content is not None else quality.GOOD
+        content = content[element]
+    if isinstance(content, list | tuple):
+        return np.nan, quality.BAD_CONFIGURATION_ERROR
+    number = _number(content)
+    undecodable = np.isnan(number) and content is not None and not isinstance(content, float)
+    return number, quality.BAD_DECODING_ERROR if undecodable else quality.GOOD
+
+
+def _number(content: Any) -> float:
+    if isinstance(content, int | float):
+        return float(content)
+    try:
+        return float(content) if isinstance(content, str) else np.nan
+    except ValueError:
+        return np.nan
+
+
+def _ns(moment: datetime) -> int:
+    since = moment - _EPOCH
+    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * NS_PER_US
+
+
+def _parts(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])
+
+
+def _uri_in(certificate: bytes) -> str | None:
+    """The application URI in a certificate's SubjectAltName, PEM or DER."""
+    pem = certificate.lstrip().startswith(b"-----")
+    parsed = (
+        x509.load_pem_x509_certificate(certificate) if pem else x509.load_der_x509_certificate(certificate)
+    )
+    try:
+        names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return None
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    return uris[0] if uris else None
+
+
+def _said(why: Exception) -> str:
+    return f"{type(why).__name__}: {why}" if str(why) else type(why).__name__

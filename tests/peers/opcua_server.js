@@ -1,0 +1,53 @@
+// An OPC UA server of another stack: node opcua_server.js PORT PKI_FOLDER [EXTRA_NODES] [MAX_PER_CALL]
+// Prints "ready" when it listens. A line "set NAME VALUE" on stdin changes a variable.
+const opcua = require("node-opcua");
+const readline = require("readline");
+
+async function main() {
+  const [port, pki, extra, perCall] = [Number(process.argv[2]), process.argv[3],
+    Number(process.argv[4] || 0), Number(process.argv[5] || 0)];
+  const certificates = new opcua.OPCUACertificateManager({ rootFolder: pki, automaticallyAcceptUnknownCertificate: true });
+  await certificates.initialize();
+  const server = new opcua.OPCUAServer({
+    port,
+    resourcePath: "/ecmc/line1",
+    serverCertificateManager: certificates,
+    userManager: { isValidUser: (user, password) => user === "reader" && password === "right" },
+    serverInfo: { applicationUri: "urn:line1:server" },
+    serverCapabilities: perCall ? {
+      operationLimits: { maxNodesPerRead: perCall, maxMonitoredItemsPerCall: perCall },
+      maxMonitoredItems: 200000, maxMonitoredItemsPerSubscription: 100000,
+    } : undefined,
+  });
+  await server.initialize();
+  const space = server.engine.addressSpace;
+  space.registerNamespace("urn:unrelated");
+  const plant = space.registerNamespace("urn:plant:line1");
+  const folder = plant.addFolder("ObjectsFolder", { browseName: "Line1" });
+  const variables = {};
+  const add = (name, dataType, value, arrayType) => {
+    variables[name] = plant.addVariable({
+      componentOf: folder, browseName: name, nodeId: `s=${name}`, dataType, minimumSamplingInterval: 50,
+      ...(arrayType ? { valueRank: 1, arrayDimensions: [value.length] } : {}),
+    });
+    variables[name].setValueFromSource({ dataType, value, ...(arrayType ? { arrayType } : {}) });
+  };
+  add("Power", opcua.DataType.Float, 12.5);
+  add("Energy", opcua.DataType.Double, 1000.25);
+  add("Volume", opcua.DataType.Int32, -7);
+  add("Voltage", opcua.DataType.Float, Float32Array.from([230, 231, 229]), opcua.VariantArrayType.Array);
+  for (let i = 0; i < extra; i++) add(`N${i}`, opcua.DataType.Double, i);
+  await server.start();
+  readline.createInterface({ input: process.stdin }).on("line", (line) => {
+    const [verb, name, value] = line.split(" ");
+    if (verb === "set") {
+      const variable = variables[name];
+      variable.setValueFromSource({ dataType: variable.readValue().value.dataType, value: Number(value) });
+    } else if (verb === "bad") {
+      const variable = variables[name];
+      variable.setValueFromSource({ dataType: opcua.DataType.Double, value: 0 }, opcua.StatusCodes.BadSensorFailure);
+    }
+  }).on("close", () => process.exit(0));
+  console.log("ready");
+}
+main().catch((why) => { console.error(why); process.exit(1); });
