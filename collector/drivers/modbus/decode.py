@@ -1,0 +1,282 @@
+"""Registers into numbers: one gather a data type over all the answers of a tick.
+
+Every block has its place in one byte image of the connection; an answer is
+copied there and nothing is looked at until the tick ends. The plan holds, for
+each data type, where the bytes of every value stand, most significant first,
+so byte and word order cost nothing at run time. Values are never touched one by
+one in Python.
+
+A scale such as 0.1 is applied as a division by 10, which is what the meter's
+display does: 2301 becomes 230.1 and not 230.10000000000002.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from core.plant.model import ModbusSource, Order
+from core.quality import BAD_DECODING_ERROR, BAD_OUT_OF_RANGE, BAD_SENSOR_FAILURE
+from core.samples import Floats, Indices, Statuses, Times
+
+Bytes = npt.NDArray[np.uint8]
+Positions = npt.NDArray[np.intp]
+
+FIRST_FREE: Final = 1  # the image's first byte is always 0: what shorter numbers are padded with
+NO_SCALE: Final = b"\x80\x00"  # what a scale register holds that nobody has read yet
+MAX_POWER: Final = 10  # of ten, in a SunSpec scale register (SunSpec Information Model, sunssf)
+
+_KIND_OF_TYPE: Final = {
+    "uint16": "u2",
+    "int16": "i2",
+    "enum16": "u2",
+    "bitfield16": "u2",
+    "sunssf": "i2",
+    "uint32": "u4",
+    "int32": "i4",
+    "acc32": "u4",
+    "uint64": "u8",
+    "int64": "i8",
+    "acc64": "u8",
+    "float32": "f4",
+    "float64": "f8",
+    "bcd16": "bcd",
+    "bcd32": "bcd",
+    "bcd12": "bcd",
+    "bit": "bit",
+}
+_WIDTH: Final = {"u2": 2, "i2": 2, "u4": 4, "i4": 4, "u8": 8, "i8": 8, "f4": 4, "f8": 8, "bcd": 8, "bit": 2}
+_PLACE_VALUES: Final = 100 ** np.arange(7, -1, -1, dtype=np.int64)
+_POWERS: Final = 10.0 ** np.arange(MAX_POWER + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One value of the plan.
+
+    Attributes:
+        point: Its index in the plant's point table.
+        source: Type, orders, scale and invalid patterns.
+        block: Number of the block whose answer brings it.
+        position: Of its first byte in the image (of its byte, for coils).
+        coil_bit: Bit within that byte, for functions 1 and 2.
+        scale_position: Of its scale register in the image, if it has one.
+    """
+
+    point: int
+    source: ModbusSource
+    block: int
+    position: int
+    coil_bit: int | None = None
+    scale_position: int | None = None
+    low: float | None = None
+    high: float | None = None
+    invalid_values: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Gather:
+    """The values of one data type: byte positions (n, width), and raw patterns that mean "not available"."""
+
+    kind: str
+    index: Positions
+    shift: npt.NDArray[np.uint16]
+    invalid_row: Positions
+    invalid_raw: npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """The part of the plan that one set of blocks feeds; all arrays run over its values, shape (n,)."""
+
+    gathers: tuple[_Gather, ...]
+    point: Indices
+    block: Positions  # which of the set's blocks
+    multiply: Floats
+    divide: Floats
+    offset: Floats
+    low: Floats
+    high: Floats
+    power_row: Positions
+    power_index: Positions  # (k, 2)
+    invalid_row: Positions
+    invalid_value: Floats
+
+
+def new_image(size: int) -> Bytes:
+    return np.zeros(size, dtype=np.uint8)
+
+
+def kind_of(source: ModbusSource) -> str:
+    """The data type class of a source.
+
+    Raises:
+        ValueError: A type that is no number.
+    """
+    if source.type in ("uint16", "bitfield16") and source.bit is not None:
+        return "bit"
+    try:
+        return _KIND_OF_TYPE[source.type]
+    except KeyError:
+        raise ValueError(f"address {source.address}: type {source.type} is no number") from None
+
+
+def byte_positions(source: ModbusSource, first: int) -> list[int]:
+    """Image positions of a value's bytes, most significant first."""
+    last_word = source.words - 1
+    positions = []
+    for k in range(2 * source.words):
+        word, byte = divmod(k, 2)
+        if source.word_order is Order.LITTLE:
+            word = last_word - word
+        if source.byte_order is Order.LITTLE:
+            byte = 1 - byte
+        positions.append(first + 2 * word + byte)
+    return positions
+
+
+class DecodePlan:
+    """All values of a connection, compiled; decodes those whose blocks were answered."""
+
+    def __init__(self, readings: Sequence[Reading]) -> None:
+        self._by_kind: dict[str, list[Reading]] = {}
+        for reading in readings:
+            self._by_kind.setdefault(kind_of(reading.source), []).append(reading)
+        self._cuts: dict[tuple[int, ...], _Cut] = {}
+
+    def decode(
+        self, image: Bytes, blocks: tuple[int, ...], time_ns: Times
+    ) -> tuple[Indices, Times, Floats, Statuses]:
+        """Point, time, value and status of every value that the answered blocks carry.
+
+        Args:
+            image: Shape (size,), the connection's bytes.
+            blocks: The blocks answered, ascending.
+            time_ns: Shape (len(blocks),): when each was read.
+
+        Returns:
+            Columns of shape (n,). NaN with BadSensorFailure where the device says
+            "not available" (its pattern, a NaN, an unusable scale register), with
+            BadDecodingError where a BCD digit is none. A number outside low..high
+            is kept, with BadOutOfRange.
+        """
+        cut = self._cuts.get(blocks)
+        if cut is None:
+            if len(self._cuts) >= 256:  # sets of blocks that fall due together are few and come again
+                self._cuts.clear()
+            cut = self._cuts[blocks] = self._cut_for(blocks)
+        value: Floats = np.empty(cut.point.size)
+        status: Statuses = np.zeros(cut.point.size, dtype=np.int16)
+        start = 0
+        with np.errstate(invalid="ignore", over="ignore"):
+            for gather in cut.gathers:
+                end = start + len(gather.index)
+                _gather(image, gather, value[start:end], status[start:end])
+                start = end
+            value *= cut.multiply
+            value /= cut.divide
+            if cut.power_row.size:
+                _apply_powers(image, cut, value)
+            value += cut.offset
+        if cut.invalid_row.size:
+            hit = cut.invalid_row[value[cut.invalid_row] == cut.invalid_value]
+            value[hit] = np.nan
+        missing = ~np.isfinite(value)
+        value[missing] = np.nan
+        status[missing & (status == 0)] = BAD_SENSOR_FAILURE
+        status[(value < cut.low) | (value > cut.high)] = BAD_OUT_OF_RANGE
+        return cut.point, time_ns[cut.block], value, status
+
+    def _cut_for(self, blocks: tuple[int, ...]) -> _Cut:
+        number = {block: i for i, block in enumerate(blocks)}
+        gathers = []
+        chosen: list[Reading] = []
+        for kind, readings in self._by_kind.items():
+            part = [reading for reading in readings if reading.block in number]
+            if part:
+                gathers.append(_gather_of(kind, part))
+                chosen += part
+        scales = [_ratio(reading.source.scale) for reading in chosen]
+        powers = [(i, one.scale_position) for i, one in enumerate(chosen) if one.scale_position is not None]
+        invalid = [(i, number) for i, one in enumerate(chosen) for number in one.invalid_values]
+        return _Cut(
+            gathers=tuple(gathers),
+            point=np.array([one.point for one in chosen], dtype=np.int32),
+            block=np.array([number[one.block] for one in chosen], dtype=np.intp),
+            multiply=np.array([multiply for multiply, _ in scales], dtype=np.float64),
+            divide=np.array([divide for _, divide in scales], dtype=np.float64),
+            offset=np.array([one.source.offset for one in chosen], dtype=np.float64),
+            low=np.array([-np.inf if one.low is None else one.low for one in chosen], dtype=np.float64),
+            high=np.array([np.inf if one.high is None else one.high for one in chosen], dtype=np.float64),
+            power_row=np.array([row for row, _ in powers], dtype=np.intp),
+            power_index=np.array([(at, at + 1) for _, at in powers], dtype=np.intp).reshape(-1, 2),
+            invalid_row=np.array([row for row, _ in invalid], dtype=np.intp),
+            invalid_value=np.array([value for _, value in invalid], dtype=np.float64),
+        )
+
+
+def _gather_of(kind: str, readings: Sequence[Reading]) -> _Gather:
+    width = _WIDTH[kind]
+    index = np.zeros((len(readings), width), dtype=np.intp)  # position 0 always holds 0
+    shift = np.zeros(len(readings), dtype=np.uint16)
+    invalid: list[tuple[int, int]] = []
+    for row, reading in enumerate(readings):
+        source = reading.source
+        if reading.coil_bit is not None:
+            index[row, -1] = reading.position
+            shift[row] = reading.coil_bit
+        else:
+            positions = byte_positions(source, reading.position)
+            index[row, width - len(positions) :] = positions
+            shift[row] = source.bit or 0
+        bits = 16 * source.words
+        invalid += [(row, pattern % (1 << bits)) for pattern in source.invalid]
+    return _Gather(
+        kind,
+        index,
+        shift,
+        np.array([row for row, _ in invalid], dtype=np.intp),
+        np.array([raw for _, raw in invalid], dtype=np.uint64),
+    )
+
+
+def _gather(image: Bytes, gather: _Gather, value: Floats, status: Statuses) -> None:
+    raw = image[gather.index]
+    width = raw.shape[1]
+    if gather.kind == "bcd":
+        high, low = raw >> 4, raw & 0x0F
+        value[:] = (high * np.int64(10) + low) @ _PLACE_VALUES
+        wrong = ((high > 9) | (low > 9)).any(axis=1)
+        value[wrong] = np.nan
+        status[wrong] = BAD_DECODING_ERROR
+    elif gather.kind == "bit":
+        value[:] = (raw.view(">u2")[:, 0] >> gather.shift) & 1
+    else:
+        value[:] = raw.view(f">{gather.kind}")[:, 0]
+    if gather.invalid_row.size:
+        seen = raw.view(f">u{width}")[gather.invalid_row, 0]
+        hit = gather.invalid_row[seen == gather.invalid_raw]
+        value[hit] = np.nan
+        status[hit] = BAD_SENSOR_FAILURE
+
+
+def _apply_powers(image: Bytes, cut: _Cut, value: Floats) -> None:
+    power = image[cut.power_index].view(">i2")[:, 0].astype(np.intp)
+    usable = np.abs(power) <= MAX_POWER
+    power[~usable] = 0
+    scaled = value[cut.power_row] * _POWERS[np.maximum(power, 0)] / _POWERS[np.maximum(-power, 0)]
+    scaled[~usable] = np.nan
+    value[cut.power_row] = scaled
+
+
+def _ratio(scale: float) -> tuple[float, float]:
+    """A scale as (multiply by, divide by) in whole numbers where it is such a fraction."""
+    fraction = Fraction(scale).limit_denominator(1_000_000)
+    if fraction.numerator and fraction.numerator / fraction.denominator == scale:
+        return float(fraction.numerator), float(fraction.denominator)
+    return scale, 1.0

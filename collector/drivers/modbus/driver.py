@@ -1,0 +1,607 @@
+"""The Modbus driver: one connection, its devices polled in turn, columns out.
+
+A tick asks for everything that is due, in the schedule's order and for at most
+a quarter of a second, and decodes all answers together. Source time is the
+middle between sending the request that was answered and its answer.
+
+When a device goes down its points get one BadNoCommunication sample and the
+breaker keeps it out of the others' way; when the link goes, all of them do, and
+`read` then raises. A block that the device refuses is taken apart until only
+the refused register is left out: that point says BadConfigurationError, the
+others keep their names and values.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import numpy as np
+
+from collector.driver import DeviceState
+from collector.drivers.modbus.decode import (
+    FIRST_FREE,
+    NO_SCALE,
+    DecodePlan,
+    Reading,
+    kind_of,
+    new_image,
+)
+from collector.drivers.modbus.mbap import MbapTransport
+from collector.drivers.modbus.plan import Block, Cost, Field, halves, serial_cost
+from collector.drivers.modbus.pymodbus_transport import PymodbusTransport
+from collector.drivers.modbus.report import Report
+from collector.drivers.modbus.sunspec import CANDIDATES, model_addresses
+from collector.drivers.modbus.transport import (
+    ACKNOWLEDGE,
+    BIT_FUNCTIONS,
+    BUSY,
+    GATEWAY_PATH_UNAVAILABLE,
+    GATEWAY_TARGET_SILENT,
+    ILLEGAL_ADDRESS,
+    ILLEGAL_FUNCTION,
+    ILLEGAL_VALUE,
+    READ_HOLDING_REGISTERS,
+    BadReply,
+    DeviceSilent,
+    LinkLost,
+    ModbusRefused,
+    Transport,
+    reply_size,
+)
+from collector.drivers.modbus.unit import Planned, Register, Unit
+from collector.schedule import Job, Schedule, SteadyClock, Ticket
+from core.clock import Clock
+from core.errors import EcmcError
+from core.plant.model import Connection, ModbusSource, Plant, Protocol
+from core.quality import (
+    BAD_COMMUNICATION_ERROR,
+    BAD_CONFIGURATION_ERROR,
+    BAD_DEVICE_FAILURE,
+    BAD_NO_COMMUNICATION,
+)
+from core.samples import NS_PER_S, PointTable, SampleBatch, sample_batch
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.25  # a batch is handed over at least this often while there is more to ask
+RECHECK_NS = 600 * NS_PER_S  # refused registers and missing models are asked for again
+LOOK_NS = 60 * NS_PER_S  # at the wall clock
+CLOCK_STEP_NS = NS_PER_S
+SILENCES_TO_DROP = 2  # unanswered requests in a row, of whatever device, until the link is made anew
+
+
+class _Tick:
+    """What one tick brought: answered blocks with their times, and points gone bad."""
+
+    def __init__(self) -> None:
+        self.ends_s = time.monotonic() + TICK_S
+        self.answered: dict[int, int] = {}
+        self.bad_point: list[int] = []
+        self.bad_status: list[int] = []
+
+    def gone_bad(self, points: Sequence[int], status: int) -> None:
+        self.bad_point += points
+        self.bad_status += [status] * len(points)
+
+
+class ModbusDriver:
+    """Reads the devices of one connection; see collector/driver.py.
+
+    Args:
+        name: The connection's id.
+        transport: The link, not yet connected.
+        units: The devices behind it.
+        points: What the batches' point indices mean.
+        deadband: Shape (len(points),), NaN sends every value.
+        in_flight: Requests on their way at once.
+        retries: Tries after an unanswered request, each with a new transaction id.
+        pause_s: Silence between two requests, for gateways that need it.
+        connect_delay_s: Silence after connecting.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        transport: Transport,
+        units: Sequence[Unit],
+        points: PointTable,
+        deadband: Sequence[float],
+        *,
+        in_flight: int = 1,
+        retries: int = 0,
+        pause_s: float = 0.0,
+        connect_delay_s: float = 0.0,
+        clock: Clock | None = None,
+    ) -> None:
+        self.name = name
+        self.counters: Counter[str] = Counter()
+        self._transport = transport
+        self._units = {unit.device.id: unit for unit in units}
+        self._points = points
+        self._in_flight = in_flight
+        self._retries = retries
+        self._pause_s = pause_s
+        self._connect_delay_s = connect_delay_s
+        self._clock = SteadyClock(clock)
+        self._next_look_ns = self._clock.now_ns() + LOOK_NS
+        self._schedule = Schedule()
+        self._report = Report(np.asarray(deadband, dtype=np.float64))
+        self._replanned: set[str] = set()
+        self._put_off: list[Ticket] = []
+        self._lost: LinkLost | None = None
+        self._connecting = asyncio.Lock()
+        self._links_made = 0
+        self._silences = 0
+        self._image = new_image(FIRST_FREE)
+        self._plan = DecodePlan([])
+        self._first_block: dict[str, int] = {}  # of a device among all blocks
+        self._positions: list[int] = []  # of each block in the image
+        self._scales: dict[tuple[str, int, int, int | None], int] = {}  # scale registers in the image
+        self._compile()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._connect(self._links_made)
+        except LinkLost as why:
+            for unit in self._units.values():
+                unit.detail = str(why)
+            raise
+        self._lost = None
+        self._put_off.clear()
+        now_ns = self._clock.now_ns()
+        for unit in self._units.values():
+            if unit.needs_walk:
+                unit.models = None
+            elif unit.unreadable:
+                self._replanned.add(unit.device.id)  # the first tick says so
+            self._set_jobs(unit, now_ns)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._transport.close()
+
+    async def read(self) -> SampleBatch:
+        while self._lost is None:
+            now_ns = self._clock.now_ns()
+            if now_ns >= self._next_look_ns:
+                self._look_at_the_wall()
+                continue
+            wait_ns = 0 if self._put_off else self._schedule.wait_ns(now_ns)
+            if wait_ns is None or wait_ns > 0:
+                until_look_ns = self._next_look_ns - now_ns
+                await asyncio.sleep(min(until_look_ns, wait_ns or until_look_ns) / NS_PER_S)
+                continue
+            batch = await self._tick()
+            if len(batch):
+                return batch
+        raise self._lost
+
+    async def stored(self) -> None:
+        """Registers have no memory of being read."""
+
+    def devices(self) -> Mapping[str, DeviceState]:
+        return {
+            name: DeviceState(
+                unit.up,
+                unit.since_ns,
+                unit.detail,
+                {**unit.counters, "missed_ticks": self._schedule.missed(name)},
+            )
+            for name, unit in self._units.items()
+        }
+
+    # --- a tick -----------------------------------------------------------------------------
+
+    async def _tick(self) -> SampleBatch:
+        tick = _Tick()
+        if self._in_flight == 1:
+            await self._work(tick)
+        else:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(self._in_flight):
+                    tasks.create_task(self._work(tick))
+        if self._lost is not None:
+            for unit in self._units.values():
+                self._take_down(unit, str(self._lost), tick)
+        return self._batch(tick)
+
+    async def _work(self, tick: _Tick) -> None:
+        while self._lost is None and time.monotonic() < tick.ends_s:
+            ticket = self._put_off.pop() if self._put_off else self._schedule.take(self._clock.now_ns())
+            if ticket is None:
+                return
+            if ticket.device in self._replanned or self._schedule.is_void(ticket):
+                continue  # its jobs were set anew, or are about to be
+            if self._first_block[ticket.device] + ticket.job in tick.answered:
+                self._put_off.append(ticket)  # due again already: its first answer has to be decoded before
+                return
+            try:
+                await self._ask(self._units[ticket.device], ticket, tick)
+            except LinkLost as why:
+                self._lost = why
+
+    async def _ask(self, unit: Unit, ticket: Ticket, tick: _Tick) -> None:
+        walk = unit.needs_walk and unit.models is None
+        try:
+            if walk:
+                await self._walk(unit)
+            elif not unit.planned or (
+                unit.recheck_ns is not None and self._clock.now_ns() >= unit.recheck_ns
+            ):
+                await self._recheck(unit)
+            else:
+                planned = unit.planned[ticket.job]
+                await self._ask_block(unit, planned, self._first_block[unit.device.id] + ticket.job, tick)
+        except DeviceSilent as why:
+            now_ns = self._clock.now_ns()
+            if self._schedule.failed(ticket, now_ns):
+                self._take_down(unit, str(why), tick)
+            return
+        except BadReply as why:
+            unit.counters["bad_replies"] += 1
+            unit.detail = str(why)
+        now_ns = self._clock.now_ns()
+        if self._schedule.succeeded(ticket, now_ns) and unit.needs_walk and not walk:
+            unit.models = None  # it may be another device, or have other firmware, by now
+        if not unit.up:
+            unit.up, unit.since_ns, unit.detail = True, now_ns, ""
+            log.info("device up", extra={"device": unit.device.id, "connection": self.name})
+
+    async def _ask_block(self, unit: Unit, planned: Planned, number: int, tick: _Tick) -> None:
+        block = planned.block
+        points = [register.index for register in planned.registers]
+        try:
+            data, time_ns = await self._request(unit, block.function, block.address, block.count)
+        except BadReply:
+            tick.gone_bad(points, BAD_COMMUNICATION_ERROR)
+            raise
+        except ModbusRefused as why:
+            unit.counters["refused"] += 1
+            if why.code in (ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE):
+                await self._narrow(unit, block, why)
+            elif why.code not in (ACKNOWLEDGE, BUSY):  # those two mean: ask again later
+                unit.detail = str(why)
+                tick.gone_bad(points, BAD_DEVICE_FAILURE)
+            return
+        position = self._positions[number]
+        self._image[position : position + len(data)] = np.frombuffer(data, dtype=np.uint8)
+        tick.answered[number] = time_ns
+
+    def _batch(self, tick: _Tick) -> SampleBatch:
+        """The tick's samples; then the plans of devices about which it taught something."""
+        blocks = tuple(sorted(tick.answered))
+        times = np.array([tick.answered[block] for block in blocks], dtype=np.int64)
+        point, time_ns, value, status = self._plan.decode(self._image, blocks, times)
+        now_ns = self._clock.now_ns()
+        for name in sorted(self._replanned):
+            unit = self._units[name]
+            unit.replan()
+            tick.gone_bad([register.index for register in unit.unreadable], BAD_CONFIGURATION_ERROR)
+            unit.recheck_ns = now_ns + RECHECK_NS if unit.unreadable else None
+        if self._replanned:
+            self._compile()
+            for name in self._replanned:
+                self._set_jobs(self._units[name], now_ns)
+            self._replanned.clear()
+        if tick.bad_point:
+            last = dict(zip(tick.bad_point, tick.bad_status, strict=True))
+            bad_point = np.fromiter(last.keys(), dtype=np.int32, count=len(last))
+            bad_status = np.fromiter(last.values(), dtype=np.int16, count=len(last))
+            news = (self._report.last_status(bad_point) != bad_status) & ~np.isin(bad_point, point)
+            point = np.concatenate([point, bad_point[news]])
+            time_ns = np.concatenate([time_ns, np.full(int(news.sum()), now_ns)])
+            value = np.concatenate([value, np.full(int(news.sum()), np.nan)])
+            status = np.concatenate([status, bad_status[news]])
+        send = self._report.due(point, time_ns, value, status)
+        return sample_batch(self._points, point[send], time_ns[send], value[send], status[send])
+
+    def _take_down(self, unit: Unit, why: str, tick: _Tick) -> None:
+        was_up = unit.up
+        unit.detail = why
+        if was_up or not unit.since_ns:
+            unit.since_ns = self._clock.now_ns()
+            log.warning("device down", extra={"device": unit.device.id, "connection": self.name, "why": why})
+        unit.up = False
+        tick.gone_bad(unit.indices, BAD_NO_COMMUNICATION)
+
+    # --- what a device teaches --------------------------------------------------------------
+
+    async def _walk(self, unit: Unit) -> None:
+        """Find the SunSpec models; the device is planned when the tick ends."""
+
+        async def read(address: int, count: int) -> bytes:
+            return (await self._request(unit, READ_HOLDING_REGISTERS, address, count))[0]
+
+        candidates = unit.device.options.get("sunspec_candidates", CANDIDATES)
+        assert isinstance(candidates, Sequence)  # the loader typed it
+        unit.models = await model_addresses(read, candidates)
+        self._replanned.add(unit.device.id)
+
+    async def _narrow(self, unit: Unit, refused: Block, why: ModbusRefused) -> None:
+        """Take a refused block apart until the refused fields stand alone, and remember them."""
+        refusals = unit.refused(refused.function)
+        self._replanned.add(unit.device.id)
+        if why.code == ILLEGAL_FUNCTION:
+            refusals.fields |= set(refused.fields)
+            unit.detail = str(why)
+            return
+        parts = halves(refused)
+        if parts is None:
+            refusals.fields |= set(refused.fields)
+            unit.detail = str(why)
+            return
+        whole = True
+        for part in parts:
+            try:
+                await self._request(unit, part.function, part.address, part.count)
+            except ModbusRefused as refusal:
+                whole = False
+                if refusal.code in (ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE):
+                    await self._narrow(unit, part, refusal)
+        if whole:  # each half is fine: it is the hole, the length or the border between them
+            refusals.borders.add(parts[1].address)
+
+    async def _recheck(self, unit: Unit) -> None:
+        """Ask once more for what was refused or missing; what answers now joins the plan again."""
+        unit.recheck_ns = self._clock.now_ns() + RECHECK_NS
+        if unit.needs_walk:
+            await self._walk(unit)
+        for function, refusals in unit.refusals.items():
+            for field in sorted(refusals.fields):
+                try:
+                    await self._request(unit, function, field.address, field.count)
+                except ModbusRefused:
+                    continue
+                refusals.fields.discard(field)
+                self._replanned.add(unit.device.id)
+
+    # --- the link ---------------------------------------------------------------------------
+
+    async def _request(self, unit: Unit, function: int, address: int, count: int) -> tuple[bytes, int]:
+        """The bytes, and the middle of the try that brought them.
+
+        A link that was closed meanwhile is made anew once.
+        """
+        tries = 1 + self._retries
+        remade = False
+        while True:
+            unit.counters["requests"] += 1
+            links_made = self._links_made
+            sent_ns = self._clock.now_ns()
+            try:
+                data = await self._transport.request(unit.device.unit_id, function, address, count)
+                self._silences = 0
+                return data, (sent_ns + self._clock.now_ns()) // 2
+            except LinkLost:
+                if remade:
+                    raise
+                remade = True
+                self.counters["reconnects"] += 1
+                await self._connect(links_made)
+                continue
+            except DeviceSilent:
+                unit.counters["timeouts"] += 1
+                await self._count_silence()
+                tries -= 1
+                if tries == 0:
+                    raise
+                continue
+            except ModbusRefused as why:
+                self._silences = 0
+                if why.code in (GATEWAY_PATH_UNAVAILABLE, GATEWAY_TARGET_SILENT):
+                    raise DeviceSilent(str(why)) from None
+                raise
+            finally:
+                if self._pause_s:
+                    await asyncio.sleep(self._pause_s)
+
+    async def _connect(self, links_made: int) -> None:
+        """Make the link anew, unless another request did so since `links_made`."""
+        async with self._connecting:
+            if self._links_made != links_made:
+                return
+            await self._transport.connect()
+            self._links_made += 1
+            self._silences = 0
+            if self._connect_delay_s:
+                await asyncio.sleep(self._connect_delay_s)
+
+    async def _count_silence(self) -> None:
+        """A peer that answers nothing at all may be gone without a word; the next request makes a new link."""
+        self._silences += 1
+        if self._silences >= SILENCES_TO_DROP:
+            self._silences = 0
+            await self._transport.close()
+
+    # --- plans and clock --------------------------------------------------------------------
+
+    def _set_jobs(self, unit: Unit, now_ns: int) -> None:
+        due_ns = now_ns
+        if unit.needs_walk and unit.models is None:
+            jobs = [Job(unit.walk_period_ns, 2)]
+        elif unit.planned:
+            jobs = [Job(planned.period_ns, planned.block.count) for planned in unit.planned]
+        else:
+            jobs, due_ns = [Job(RECHECK_NS, 1)], now_ns + RECHECK_NS
+        priority = unit.device.options.get("priority", 0)
+        assert isinstance(priority, int)  # the loader typed it
+        self._schedule.set_jobs(unit.device.id, jobs, due_ns, priority)
+
+    def _compile(self) -> None:
+        """Places in the image for every block, and the decode plan over them."""
+        before, image_before = self._scales, self._image
+        self._first_block, self._positions, self._scales = {}, [], {}
+        end = FIRST_FREE
+        readings: list[Reading] = []
+        for name, unit in self._units.items():
+            self._first_block[name] = len(self._positions)
+            places: dict[tuple[int, int, Field], int] = {}  # of a field, by function and period
+            for planned in unit.planned:
+                block = planned.block
+                self._positions.append(end)
+                for field in block.fields:
+                    offset = field.address - block.address
+                    at = end + (offset // 8 if block.function in BIT_FUNCTIONS else 2 * offset)
+                    places[block.function, planned.period_ns, field] = at
+                end += reply_size(block.function, block.count)
+            for number, planned in enumerate(unit.planned, self._first_block[name]):
+                for register in planned.registers:
+                    reading = _reading(register, planned, number, places)
+                    readings.append(reading)
+                    if reading.scale_position is not None:
+                        scale = (
+                            name,
+                            planned.block.function,
+                            planned.period_ns,
+                            register.source.scale_address,
+                        )
+                        self._scales[scale] = reading.scale_position
+        self._image = new_image(end)
+        for scale, at in self._scales.items():
+            old = before.get(scale)
+            unread = np.frombuffer(NO_SCALE, dtype=np.uint8)
+            self._image[at : at + 2] = unread if old is None else image_before[old : old + 2]
+        self._plan = DecodePlan(readings)
+
+    def _look_at_the_wall(self) -> None:
+        step_ns = self._clock.look()
+        now_ns = self._clock.now_ns()
+        self._next_look_ns = now_ns + LOOK_NS
+        if abs(step_ns) > CLOCK_STEP_NS:
+            self.counters["clock_steps"] += 1
+            log.warning("clock was set", extra={"connection": self.name, "step_s": step_ns / NS_PER_S})
+            self._schedule.realign(now_ns)
+
+
+def _reading(
+    register: Register, planned: Planned, number: int, places: Mapping[tuple[int, int, Field], int]
+) -> Reading:
+    block, source, point = planned.block, register.source, register.point
+    position = places[block.function, planned.period_ns, register.field]
+    scale = register.scale_field
+    return Reading(
+        point=register.index,
+        source=source,
+        block=number,
+        position=position,
+        coil_bit=(source.address - block.address) % 8 if block.function in BIT_FUNCTIONS else None,
+        scale_position=None if scale is None else places[block.function, planned.period_ns, scale],
+        low=point.low,
+        high=point.high,
+        invalid_values=point.invalid_values,
+    )
+
+
+def modbus_driver(plant: Plant, connection: Connection) -> ModbusDriver:
+    """The driver of a Modbus connection, with every device of the plant behind it.
+
+    Connection options: host, port, timeout_s, connect_timeout_s, client (`pymodbus`
+    for TCP), in_flight, retries, pause_s; of a serial line port, baud, parity,
+    stop_bits; of TLS ca_file, cert_file, key_file, server_name. Device options:
+    max_registers, priority, connect_delay_s, sunspec_candidates.
+
+    Raises:
+        EcmcError: The connection's options or a point's type cannot be used.
+    """
+    options = _Options(connection)
+    serial = connection.protocol is Protocol.MODBUS_RTU
+    rtu = serial or connection.protocol is Protocol.MODBUS_RTU_TCP
+    baud = int(options.number("baud", 9600))
+    cost = serial_cost(baud) if rtu else Cost()
+    units = []
+    connect_delay_s = 0.0
+    for device in plant.devices:
+        if device.connection != connection.id:
+            continue
+        registers = []
+        for point_id in device.points:
+            point = plant.point_by_id[point_id]
+            if isinstance(point.source, ModbusSource):
+                try:
+                    kind_of(point.source)
+                except ValueError as why:
+                    raise EcmcError(f"point {point_id}: {why}") from None
+                registers.append(Register(plant.point_table.index[point_id], point, point.source))
+        if registers:
+            units.append(Unit(device, registers, cost))
+            delay_s = device.options.get("connect_delay_s", 0.0)
+            assert isinstance(delay_s, int | float)  # the loader typed it
+            connect_delay_s = max(connect_delay_s, delay_s)
+    by_pymodbus = rtu or options.text("client", "mbap") == "pymodbus"
+    return ModbusDriver(
+        connection.id,
+        _transport(connection, options, by_pymodbus),
+        units,
+        plant.point_table,
+        [np.nan if point.deadband is None else point.deadband for point in plant.points],
+        in_flight=1 if by_pymodbus else int(options.number("in_flight", 1)),
+        retries=int(options.number("retries", 1 if rtu else 0)),
+        pause_s=options.number("pause_s", 0.0),
+        connect_delay_s=connect_delay_s,
+    )
+
+
+def _transport(connection: Connection, options: _Options, by_pymodbus: bool) -> Transport:
+    timeout_s = options.number("timeout_s", 1.0)
+    if connection.protocol is Protocol.MODBUS_RTU:
+        return PymodbusTransport.serial_rtu(
+            options.text("port"),
+            timeout_s,
+            int(options.number("baud", 9600)),
+            options.text("parity", "N"),
+            int(options.number("stop_bits", 1)),
+        )
+    tls = connection.protocol is Protocol.MODBUS_TLS
+    host, port = options.text("host"), int(options.number("port", 802 if tls else 502))
+    if connection.protocol is Protocol.MODBUS_RTU_TCP:
+        return PymodbusTransport.rtu_over_tcp(host, port, timeout_s)
+    if by_pymodbus and not tls:
+        return PymodbusTransport.over_tcp(host, port, timeout_s)
+    return MbapTransport(
+        host,
+        port,
+        timeout_s=timeout_s,
+        connect_timeout_s=options.number("connect_timeout_s", 3.0),
+        tls=_tls_context(options) if tls else None,
+        server_name=options.text("server_name", host),
+    )
+
+
+def _tls_context(options: _Options) -> ssl.SSLContext:
+    """Who we trust, and our own certificate if the device asks for one."""
+    try:
+        context = ssl.create_default_context(cafile=options.text("ca_file", "") or None)
+        if options.text("cert_file", ""):
+            context.load_cert_chain(options.text("cert_file"), options.text("key_file", "") or None)
+    except OSError as why:
+        raise EcmcError(f"connection {options.connection.id}: certificates cannot be used: {why}") from None
+    return context
+
+
+class _Options:
+    """A connection's options as the loader typed them, with defaults."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def number(self, key: str, default: float) -> float:
+        value = self.connection.options.get(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise EcmcError(f"connection {self.connection.id}: {key} is {value!r}, a number wanted")
+        return float(value)
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self.connection.options.get(key)
+        if value is None:
+            value = default
+        if not isinstance(value, str):
+            raise EcmcError(f"connection {self.connection.id}: {key} is {value!r}, a text wanted")
+        return value

@@ -1,0 +1,133 @@
+"""One Modbus device as the driver knows it: its points, where they stand now, and how it is doing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from collector.drivers.modbus.plan import Block, Cost, Field, Refusals, plan_blocks
+from collector.drivers.modbus.transport import BIT_FUNCTIONS, MAX_BITS, MAX_REGISTERS
+from core.plant.model import Device, ModbusSource, Point
+from core.samples import NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """A point and its place on the device; `index` is the point's in the plant's table."""
+
+    index: int
+    point: Point
+    source: ModbusSource
+
+    @property
+    def period_ns(self) -> int:
+        return max(1, round(self.point.period_s * NS_PER_S))
+
+    @property
+    def field(self) -> Field:
+        return Field(self.source.address, 1 if self.source.function in BIT_FUNCTIONS else self.source.words)
+
+    @property
+    def scale_field(self) -> Field | None:
+        return None if self.source.scale_address is None else Field(self.source.scale_address, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A block, how often it is asked for, and the registers it brings."""
+
+    block: Block
+    period_ns: int
+    registers: tuple[Register, ...]
+
+
+class Unit:
+    """A device behind one unit id.
+
+    Attributes:
+        models: SunSpec model addresses; None until the device was walked.
+        refusals: What it does not answer, by function.
+        planned: Its requests as they stand.
+        unreadable: Registers that cannot be read as configured.
+    """
+
+    def __init__(self, device: Device, registers: Sequence[Register], cost: Cost) -> None:
+        self.device = device
+        self.models: Mapping[int, int] | None = None
+        self.refusals: dict[int, Refusals] = {}
+        self.planned: tuple[Planned, ...] = ()
+        self.unreadable: tuple[Register, ...] = ()
+        self.up = False
+        self.since_ns = 0
+        self.detail = "waiting for its first answer"
+        self.counters: Counter[str] = Counter()
+        self.recheck_ns: int | None = None
+        self._registers = tuple(registers)
+        self._cost = cost
+        self.needs_walk = any(register.source.sunspec_model is not None for register in registers)
+        if not self.needs_walk:
+            self.replan()
+
+    @property
+    def indices(self) -> list[int]:
+        return [register.index for register in self._registers]
+
+    @property
+    def walk_period_ns(self) -> int:
+        return min(register.period_ns for register in self._registers)
+
+    def refused(self, function: int) -> Refusals:
+        return self.refusals.setdefault(function, Refusals())
+
+    def replan(self) -> None:
+        """Lay the requests out anew after something was learned about the device."""
+        groups: dict[tuple[int, int], list[Register]] = {}
+        unreadable: list[Register] = []
+        for register in self._registers:
+            located = self._located(register)
+            if located is None or not self._readable(located):
+                unreadable.append(register)
+            else:
+                groups.setdefault((located.source.function, located.period_ns), []).append(located)
+        planned: list[Planned] = []
+        for (function, period_ns), registers in sorted(groups.items(), key=lambda group: group[0]):
+            wanted = {register.field for register in registers}
+            wanted |= {register.scale_field for register in registers if register.scale_field is not None}
+            blocks = plan_blocks(
+                function, sorted(wanted), self._cost, self._most(function), self.refused(function)
+            )
+            for block in blocks:
+                inside = set(block.fields)
+                brought = tuple(register for register in registers if register.field in inside)
+                planned.append(Planned(block, period_ns, brought))
+        self.planned = tuple(planned)
+        self.unreadable = tuple(unreadable)
+
+    def _located(self, register: Register) -> Register | None:
+        """With the address it has on this device; None where its SunSpec model is missing."""
+        source = register.source
+        if source.sunspec_model is None:
+            return register
+        start = (self.models or {}).get(source.sunspec_model)
+        if start is None:
+            return None
+        scale = None if source.scale_address is None else start + source.scale_address
+        return replace(register, source=replace(source, address=start + source.address, scale_address=scale))
+
+    def _readable(self, register: Register) -> bool:
+        function = register.source.function
+        bad = self.refused(function).fields
+        return (
+            register.field not in bad
+            and register.scale_field not in bad
+            and register.field.count <= self._most(function)
+            and register.field.end <= 0x10000
+        )
+
+    def _most(self, function: int) -> int:
+        if function in BIT_FUNCTIONS:
+            return MAX_BITS
+        limit = self.device.options.get("max_registers", MAX_REGISTERS)
+        assert isinstance(limit, int)  # the loader typed it
+        return limit
