@@ -1,0 +1,145 @@
+"""Indicators out of a period's sums."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from core.carbon.factors import FactorLibrary
+from core.carbon.green_power import GreenPower
+from core.carbon.indicators import Indicator, PeriodSums, energy_tce, indicators, trajectory
+from core.carbon.method import TceBasis
+
+GRID_ONLY = PeriodSums(
+    method_set="zero-carbon-factory",
+    coverage=0.98,
+    purchased_kwh={"electricity": 1e6},
+    emissions_kg={(1, "location"): 0.0, (2, "location"): 0.5306e6, (2, "market"): 0.6096e6},
+)
+
+
+def by_name(sums: PeriodSums, library: FactorLibrary) -> dict[tuple[str, str | None], Indicator]:
+    return {(row.indicator, row.basis): row for row in indicators(sums, library)}
+
+
+def test_t5_a_grid_only_factory_on_both_bases(library: FactorLibrary) -> None:
+    rows = by_name(GRID_ONLY, library)
+
+    calorific = rows["carbon_per_energy", "location,calorific"]
+    primary = rows["carbon_per_energy", "location,primary"]
+
+    assert calorific.value == pytest.approx(4.3173, abs=5e-5)
+    assert primary.value == pytest.approx(1.8578, abs=5e-5)
+    assert (primary.entry, primary.final, primary.reached) == (1.8, 0.2, "none")
+
+
+def test_every_row_carries_coverage_and_method_set(library: FactorLibrary) -> None:
+    for row in indicators(GRID_ONLY, library):
+        assert (row.coverage, row.method_set) == (0.98, "zero-carbon-factory")
+
+
+def test_totals_stand_beside_each_other_by_scope_and_basis(library: FactorLibrary) -> None:
+    sums = replace(
+        GRID_ONLY,
+        purchased_kwh={"electricity": 1e6, "natural_gas": 5e5},
+        emissions_kg={(1, "location"): 1e5, (2, "location"): 5e5, (2, "market"): 6e5},
+    )
+
+    rows = by_name(sums, library)
+
+    assert rows["energy", None].value == 1.5e6
+    assert rows["emissions_scope_1", None].value == 1e5
+    assert rows["emissions_total", "location"].value == 6e5
+    assert rows["emissions_total", "market"].value == 7e5
+    assert rows["emissions_intensity", "location"].value == pytest.approx(0.4)
+
+
+def test_gas_is_the_heat_it_holds_on_both_bases(library: FactorLibrary) -> None:
+    gas = {"natural_gas": 29_307.6 / 3.6}  # MJ of one tonne of standard coal, in kWh
+
+    assert energy_tce(gas, TceBasis.CALORIFIC, library) == pytest.approx(1.0)
+    assert energy_tce(gas, TceBasis.PRIMARY, library) == pytest.approx(1.0)
+
+
+def test_unknown_carbon_is_none_never_zero(library: FactorLibrary) -> None:
+    rows = by_name(
+        replace(GRID_ONLY, emissions_kg={(1, "location"): 0.0, (2, "location"): float("nan")}), library
+    )
+
+    assert rows["emissions_scope_2", "location"].value is None
+    assert rows["emissions_total", "location"].value is None
+    assert rows["carbon_per_energy", "location,primary"].value is None
+    assert rows["carbon_per_energy", "location,primary"].reached is None
+
+
+def test_own_power_is_used_here_or_sold(library: FactorLibrary) -> None:
+    sums = replace(GRID_ONLY, own_kwh={"electricity": 4e5}, exported_kwh={"electricity": 1e5})
+
+    rows = by_name(sums, library)
+
+    assert rows["self_use", None].value == pytest.approx(75)
+    assert rows["self_sufficiency", None].value == pytest.approx(100 * 3 / 13)
+    physical = rows["physical_non_fossil_electricity_share", None]
+    assert physical.value == pytest.approx(100 * 3 / 13)
+    assert physical.reached == "entry"
+    assert physical.note == "asked for above 5 GWh a year only"
+
+
+def test_registered_certificates_lift_one_share_and_not_the_other(library: FactorLibrary) -> None:
+    sums = replace(GRID_ONLY, power=GreenPower(grid_offtake_kwh=0, certificates_kwh=4e5, province_share=0.5))
+
+    rows = by_name(sums, library)
+
+    assert rows["non_fossil_share", "primary"].value == pytest.approx(70)  # 40 % cancelled, half of the rest
+    assert rows["non_fossil_share", "primary"].reached == "entry"
+    assert rows["physical_non_fossil_electricity_share", None].value == 0
+
+
+def test_feedstock_energy_is_no_part_of_the_non_fossil_share(library: FactorLibrary) -> None:
+    heat_kwh = 1e6
+    sums = PeriodSums(
+        method_set="zero-carbon-factory",
+        coverage=1.0,
+        purchased_kwh={"natural_gas": 2 * heat_kwh, "biogas": heat_kwh},
+        renewable_fuel_kwh=heat_kwh,
+        feedstock_kwh=heat_kwh,
+    )
+
+    rows = by_name(sums, library)
+
+    assert rows["non_fossil_share", "calorific"].value == pytest.approx(50)
+
+
+def test_a_regime_that_nets_sold_energy_takes_out_the_carbon_that_left(library: FactorLibrary) -> None:
+    sums = replace(GRID_ONLY, exported_kg={"location": 0.2653e6})
+
+    netted = by_name(sums, library)
+    gross = by_name(replace(sums, method_set="ghg-protocol"), library)
+
+    assert netted["carbon_per_energy", "location,calorific"].value == pytest.approx(4.3173 / 2, abs=5e-5)
+    assert gross["carbon_per_energy", "location,calorific"].value == pytest.approx(4.3173, abs=5e-5)
+    assert netted["emissions_total", "location"].value == 0.5306e6  # the total is never netted
+
+
+def test_output_and_value_give_specific_figures(library: FactorLibrary) -> None:
+    sums = replace(GRID_ONLY, output=(500.0, "t"), value_cny=2e7)
+
+    rows = by_name(sums, library)
+
+    assert rows["emissions_per_output", "location"].value == pytest.approx(1061.2)
+    assert rows["emissions_per_output", "location"].unit == "kgCO2e/t"
+    assert rows["energy_per_value", "calorific"].value == pytest.approx(122.9 / 2000)
+
+
+def test_electrification_counts_end_use(library: FactorLibrary) -> None:
+    rows = by_name(replace(GRID_ONLY, end_use_kwh={"electricity": 3e5, "steam": 1e5}), library)
+
+    assert rows["electrification", "calorific"].value == 75
+
+
+def test_a_trajectory_reaches_the_final_value_in_equal_steps() -> None:
+    path = trajectory(2026, 1.8, 2030, 0.2)
+
+    assert list(path) == [2026, 2027, 2028, 2029, 2030]
+    assert list(path.values()) == pytest.approx([1.8, 1.4, 1.0, 0.6, 0.2])

@@ -1,0 +1,141 @@
+"""The same plant by several method sets: which factor each of them takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+
+from core.carbon.factors import FactorColumn, FactorLibrary
+from core.carbon.method import (
+    METHOD_SET_IDS,
+    biogenic_kg_per_kwh,
+    combustion_kg_per_kwh,
+    method_set,
+    source_factors,
+)
+from core.clock import parse_rfc3339
+from core.errors import BadRequest
+from core.plant.model import Node, NodeKind, Origin
+from core.results import Basis
+
+NOW_NS = parse_rfc3339("2026-11-01T00:00:00Z")
+OCTOBER_NS = np.array([parse_rfc3339("2026-10-01T00:00:00Z")], np.int64)
+GRID = Node("grid", NodeKind.SOURCE, "electricity", Origin.PURCHASED, "grid")
+
+
+def factors(
+    node: Node, method: str, basis: Basis, library: FactorLibrary, zone: ZoneInfo, region: str = "CN-CQ"
+) -> FactorColumn:
+    return source_factors(node, method_set(method), basis, OCTOBER_NS, NOW_NS, zone, region, library)
+
+
+@pytest.mark.parametrize(
+    ("method", "location", "market"),
+    [
+        ("zero-carbon-factory", "grid_cn:CN-CQ:2023:average", "grid_cn:CN:2023:excluding_traded_renewables"),
+        ("ghg-protocol", "grid_cn:CN-CQ:2023:average", "grid_cn:CN:2023:excluding_traded_renewables"),
+        ("gb-t-32150", "grid_cn:CN-CQ:2023:average", "grid_cn:CN-CQ:2023:average"),
+        ("cbam", "grid_cn:CN:2023:average", "grid_cn:CN:2023:average"),
+        ("in-house", "grid_cn:CN-CQ:2023:average", "grid_cn:CN:2023:excluding_traded_renewables"),
+    ],
+)
+def test_each_method_set_takes_its_own_grid_factor(
+    library: FactorLibrary, zone: ZoneInfo, method: str, location: str, market: str
+) -> None:
+    by_location = factors(GRID, method, Basis.LOCATION, library, zone)
+    by_market = factors(GRID, method, Basis.MARKET, library, zone)
+
+    assert (by_location.row_ids, by_market.row_ids) == ((location,), (market,))
+    assert by_location.kg_per_kwh[0] == library.row(location).value
+    assert by_market.kg_per_kwh[0] == library.row(market).value
+
+
+def test_the_national_ets_for_steel_leaves_electricity_out_and_says_so(
+    library: FactorLibrary, zone: ZoneInfo
+) -> None:
+    column = factors(GRID, "national-ets", Basis.LOCATION, library, zone)
+
+    assert column.kg_per_kwh[0] == 0
+    assert column.row_ids == ("out-of-scope:national-ets",)
+    assert "national-ets" in library.row(column.row_ids[0]).source
+
+
+@pytest.mark.parametrize(("region", "expected"), [("CN", 0.5306), ("CN-GRID-SOUTHWEST", 0.2472)])
+def test_a_plant_without_a_province_keeps_its_region_marked_where_the_provincial_factor_is_asked(
+    library: FactorLibrary, zone: ZoneInfo, region: str, expected: float
+) -> None:
+    asked = factors(GRID, "zero-carbon-factory", Basis.LOCATION, library, zone, region)
+    free = factors(GRID, "ghg-protocol", Basis.LOCATION, library, zone, region)
+
+    assert (asked.kg_per_kwh[0], asked.unverified[0]) == (expected, True)
+    assert (free.kg_per_kwh[0], free.unverified[0]) == (expected, False)
+
+
+def test_a_country_without_a_residual_mix_uses_its_own_average(
+    library: FactorLibrary, zone: ZoneInfo
+) -> None:
+    column = factors(GRID, "ghg-protocol", Basis.MARKET, library, zone, "DEU")
+
+    assert column.row_ids == ("grid_world:DEU:2023:average",)
+
+
+def test_a_stated_factor_holds_on_both_bases(library: FactorLibrary, zone: ZoneInfo) -> None:
+    stated = replace(GRID, factor=0.45848)
+
+    assert factors(stated, "ghg-protocol", Basis.LOCATION, library, zone).kg_per_kwh[0] == 0.45848
+    assert factors(stated, "ghg-protocol", Basis.MARKET, library, zone).kg_per_kwh[0] == 0.45848
+
+
+def test_a_source_without_a_factor_is_unknown_not_zero(library: FactorLibrary, zone: ZoneInfo) -> None:
+    column = factors(replace(GRID, factor=None), "ghg-protocol", Basis.LOCATION, library, zone)
+
+    assert np.isnan(column.kg_per_kwh).all()
+
+
+def test_a_fuel_carries_nothing_until_it_burns(library: FactorLibrary, zone: ZoneInfo) -> None:
+    gas = Node(
+        "gas", NodeKind.SOURCE, "natural_gas", Origin.PURCHASED, fuel="natural_gas@ndrc_other_industry"
+    )
+
+    column = factors(gas, "ghg-protocol", Basis.LOCATION, library, zone)
+
+    assert column.kg_per_kwh[0] == 0
+    assert combustion_kg_per_kwh(library.fuel(str(gas.fuel)), method_set("ghg-protocol")) > 0
+
+
+def test_oxidation_counts_where_the_method_set_says_so(library: FactorLibrary) -> None:
+    coal = library.fuel("bituminous@ndrc_other_industry")
+
+    with_oxidation = combustion_kg_per_kwh(coal, method_set("gb-t-32150"))
+    without = combustion_kg_per_kwh(coal, method_set("national-ets"))
+
+    assert without == pytest.approx(0.02618 * 44 / 12 * 3.6)
+    assert with_oxidation / without == pytest.approx(0.93)
+
+
+def test_biogenic_carbon_is_shown_apart(library: FactorLibrary) -> None:
+    wood, gas = library.fuel("wood@ipcc_2006"), library.fuel("natural_gas@ndrc_other_industry")
+    method = method_set("ghg-protocol")
+
+    assert combustion_kg_per_kwh(wood, method) == 0
+    assert biogenic_kg_per_kwh(wood, method) == pytest.approx(0.0305 * 44 / 12 * 3.6)
+    assert biogenic_kg_per_kwh(gas, method) == 0
+
+
+def test_every_method_set_names_its_edition_and_claims_no_conformity() -> None:
+    for method in map(method_set, METHOD_SET_IDS):
+        assert "designed toward" in method.edition or method.id == "in-house"
+        assert "conform" not in method.edition
+
+
+def test_a_method_set_without_an_edition_is_refused() -> None:
+    with pytest.raises(ValueError, match="names its edition"):
+        replace(method_set("in-house"), edition="")
+
+
+def test_an_unknown_method_set_names_the_known_ones() -> None:
+    with pytest.raises(BadRequest, match="ghg-protocol"):
+        method_set("iso")
