@@ -61,9 +61,13 @@ class Pipeline:
         self._engine = engine
         self._open = None
 
-    @property
-    def newest(self) -> WindowResult | None:
-        return self._open
+    def stocks_now(self) -> Stocks | None:
+        """What the storages hold at the end of the newest computed hour."""
+        if self._open is None:
+            return None
+        return Stocks(
+            self._open.storages, self._open.flows, self._open.stock_kwh[:, -1], self._open.stock_kg[:, :, -1]
+        )
 
     async def run(self) -> None:
         """Drain the ledger until cancelled; a database that is away is waited for."""

@@ -56,7 +56,9 @@ class Ecmc:
             )
         while time.monotonic() - began < timeout_s:
             if self.process.poll() is not None:
-                raise AssertionError(f"ecmc ended with {self.process.returncode}:\n{self.log.read_text()[-4000:]}")
+                raise AssertionError(
+                    f"ecmc ended with {self.process.returncode}:\n{self.log.read_text()[-4000:]}"
+                )
             try:
                 if self.get("/v1/health")["status"] == "ok":
                     return time.monotonic() - began
@@ -82,7 +84,9 @@ class Ecmc:
         self.process = None
 
     def cli(self, *words: str | Path, code: int = 0) -> str:
-        done = subprocess.run([ECMC, *map(str, words)], capture_output=True, text=True, timeout=110, check=False)
+        done = subprocess.run(
+            [ECMC, *map(str, words)], capture_output=True, text=True, timeout=110, check=False
+        )
         assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 

@@ -32,7 +32,9 @@ feeder.energy,,馈线电能,active_energy_import_total,kWh,{counter_max}
 """
 
 
-def plant_files(zone: str = "Asia/Shanghai", base: int = 60, factor: str = "0.5", counter_max: str = "") -> dict[str, str]:
+def plant_files(
+    zone: str = "Asia/Shanghai", base: int = 60, factor: str = "0.5", counter_max: str = ""
+) -> dict[str, str]:
     return {
         "plant_yaml": PLANT.format(zone=zone, base=base, factor=factor),
         "points_csv": POINTS.format(counter_max=counter_max),
@@ -66,7 +68,9 @@ def hours(answer: list[dict[str, Any]], field: str) -> list[float]:
     return [row[field] for row in answer]
 
 
-def test_a_silence_of_a_steady_load_is_spread_and_heals_when_the_readings_come(ecmc: Any, tmp_path: Path) -> None:
+def test_a_silence_of_a_steady_load_is_spread_and_heals_when_the_readings_come(
+    ecmc: Any, tmp_path: Path
+) -> None:
     ecmc.write(**plant_files())
     ecmc.start()
     ecmc.import_(write_csv(tmp_path / "silent.csv", steady_100_kw(silent=True)))
@@ -145,6 +149,8 @@ def test_a_register_that_wraps_keeps_counting_T9(ecmc: Any, tmp_path: Path) -> N
     ]
 
     ecmc.import_(write_csv(tmp_path / "wrap.csv", rows))
-    energy = ecmc.get("/v1/energy", edge="e-grid", start=stamp(MIDNIGHT), end=stamp(MIDNIGHT + timedelta(hours=1)))
+    energy = ecmc.get(
+        "/v1/energy", edge="e-grid", start=stamp(MIDNIGHT), end=stamp(MIDNIGHT + timedelta(hours=1))
+    )
 
     assert [row["energy_kwh"] for row in energy] == pytest.approx([15.56], abs=1e-9)

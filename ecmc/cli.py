@@ -1,0 +1,178 @@
+"""The `ecmc` command: what CONTRACT promises, each command a few lines over `ecmc.compose`.
+
+Exit codes: 0 done; 1 done, and the answer is no; 2 could not be done, with the reason on stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from core.errors import EcmcError, FaultyInput
+
+T = TypeVar("T")
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+PlantFolder = Annotated[Path, typer.Option("--plant", help="Plant folder.", exists=False)]
+DataFolder = Annotated[Path | None, typer.Option("--data", help="Data folder; default by plant and user.")]
+Dsn = Annotated[
+    str | None, typer.Option("--dsn", help="PostgreSQL or TimescaleDB to use instead of our own.")
+]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the API and console; 0 takes a free one.")]
+
+
+@app.command()
+def check(plant: Annotated[Path, typer.Argument(help="Plant folder.")]) -> None:
+    """Read a plant folder; say what is in it, or everything that is wrong with it."""
+    from core.plant.check import summarise
+    from ecmc.compose import read_plant
+
+    typer.echo(summarise(read_plant(plant)))
+
+
+@app.command()
+def run(
+    plant: PlantFolder,
+    data: DataFolder = None,
+    dsn: Dsn = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+) -> None:
+    """Collect, compute and serve until SIGTERM or Ctrl-C."""
+    from ecmc.compose import read_plant, run_plant
+
+    _log_to_stderr()
+    _run(run_plant(read_plant(plant), data, dsn, host, port))
+
+
+@app.command()
+def demo(
+    data: DataFolder = None,
+    dsn: Dsn = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    days: Annotated[int, typer.Option(min=0, max=400, help="Days of history to begin with.")] = 2,
+    speed: Annotated[
+        float, typer.Option(min=0.1, max=3600, help="How fast the simulated plant's time runs.")
+    ] = 1.0,
+) -> None:
+    """A simulated plant on real protocols, and everything that reads it."""
+    from ecmc.demo import run_demo
+
+    _log_to_stderr()
+    _run(run_demo(data, dsn, host, port, days, speed))
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="Samples: point,time,value[,quality]; .csv or .csv.gz.")],
+    plant: PlantFolder,
+    data: DataFolder = None,
+    dsn: Dsn = None,
+    correct: Annotated[
+        bool, typer.Option("--correct", help="Differing values replace stored ones, on record.")
+    ] = False,
+    why: Annotated[str, typer.Option(help="Reason kept with a correction.")] = "",
+    skip_faulty: Annotated[
+        bool, typer.Option("--skip-faulty", help="Take the good rows of a faulty file.")
+    ] = False,
+) -> None:
+    """Import samples of any age in any order; returns when their results are readable."""
+    from ecmc.command import import_samples
+    from ecmc.compose import read_plant
+
+    report = _run(
+        import_samples(read_plant(plant), file, data, dsn, correct=correct, why=why, skip_faulty=skip_faulty)
+    )
+    for fault in report.faults:
+        typer.echo(f"faulty line {fault.line}: {fault.reason}")
+    for conflict in report.conflicts:
+        typer.echo(f"conflict {conflict}")
+    typer.echo(
+        f"accepted {report.accepted}, repeated {report.repeated}, conflicting {report.conflict_count}, "
+        f"faulty {len(report.faults)}" + (f", corrected {report.corrected}" if correct else "")
+    )
+    if report.faults and not skip_faulty:
+        typer.echo(
+            "nothing was imported: mend the faulty rows, or pass --skip-faulty to leave them out", err=True
+        )
+        raise typer.Exit(2)
+
+
+@app.command()
+def trace(case: Annotated[Path, typer.Argument(help="A flow-tracing case, JSON.")]) -> None:
+    """Trace carbon through a small network given as JSON; the result is JSON on stdout."""
+    from core.carbon.trace import trace_case
+
+    try:
+        body = json.loads(case.read_text("utf-8"))
+    except (OSError, ValueError) as why:
+        typer.echo(f"{case}: {why}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(json.dumps(trace_case(body), indent=1))
+
+
+@app.command()
+def recompute(
+    plant: PlantFolder,
+    start: Annotated[str, typer.Option("--from", help="RFC 3339.")],
+    end: Annotated[str, typer.Option("--to", help="RFC 3339.")],
+    known_at: Annotated[str | None, typer.Option(help="Use what was known then; default now.")] = None,
+    data: DataFolder = None,
+    dsn: Dsn = None,
+) -> None:
+    """Compute a window again and print what changed."""
+    from ecmc.command import recompute_window
+    from ecmc.compose import read_plant
+
+    for line in _run(recompute_window(read_plant(plant), start, end, known_at, data, dsn)):
+        typer.echo(line)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        import uvloop
+    except ImportError:  # no such thing on Windows
+        return asyncio.run(work)
+    return uvloop.run(work)
+
+
+def _log_to_stderr() -> None:
+    import logging
+
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    for chatty in ("asyncua", "pymodbus", "amqtt", "transitions", "uvicorn.access", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def main() -> None:
+    """Entry point: errors we raise on purpose end as one plain message and exit code 2."""
+    try:
+        app(standalone_mode=False)
+    except FaultyInput as why:
+        for fault in why.faults:
+            typer.echo(str(fault))
+        sys.exit(2)
+    except EcmcError as why:
+        typer.echo(f"ecmc: {why}", err=True)
+        sys.exit(2)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as why:
+        show = getattr(why, "show", None)  # usage errors know how to show themselves
+        if show is None:
+            raise
+        show()
+        sys.exit(getattr(why, "exit_code", 2))

@@ -1,0 +1,138 @@
+"""What the commands that end by themselves do: import, recompute."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from core.store.postgres import PostgresStore
+
+from core.bus import LocalBus
+from core.carbon.factors import FactorLibrary
+from core.clock import SystemClock, parse_rfc3339, rfc3339
+from core.engine import Engine
+from core.errors import BadRequest, Fault
+from core.health import Health
+from core.importer import read_sample_file
+from core.pipeline import Pipeline
+from core.plant.model import Plant
+from core.results import SITE
+from core.store.seam import Conflict, Correction
+from ecmc.compose import opened_store
+
+IMPORT_ROWS = 50_000  # rows a transaction
+
+
+@dataclass(slots=True)
+class ImportReport:
+    faults: tuple[Fault, ...] = ()
+    accepted: int = 0
+    repeated: int = 0
+    corrected: int = 0
+    conflict_count: int = 0
+    conflicts: tuple[Conflict, ...] = ()
+
+
+async def import_samples(
+    plant: Plant,
+    file: Path,
+    data: Path | None,
+    dsn: str | None,
+    *,
+    correct: bool = False,
+    why: str = "",
+    skip_faulty: bool = False,
+) -> ImportReport:
+    """Import a sample file; returns once the results it touches are readable.
+
+    A file with faulty rows is refused whole unless `skip_faulty`.
+    """
+    read = read_sample_file(file, plant.point_by_id)
+    report = ImportReport(faults=read.faults)
+    if (read.faults and not skip_faulty) or len(read.batch) == 0:
+        return report
+    clock = SystemClock()
+    correction = (
+        Correction(getpass.getuser(), why or f"import {file.name}", clock.now_ns()) if correct else None
+    )
+    # In time order, so that a commit touches a short stretch of time whatever order the file has; rows of one
+    # key keep the file's order, for the first of two different values stands.
+    batch = read.batch.take(np.argsort(read.batch.time_ns, kind="stable"))
+    async with opened_store(plant, data, dsn) as store:
+        for start in range(0, len(batch), IMPORT_ROWS):
+            part = await store.write(
+                batch.take(np.arange(start, min(start + IMPORT_ROWS, len(batch)))), correction
+            )
+            report.accepted += part.accepted
+            report.repeated += part.repeated
+            report.corrected += part.corrected
+            report.conflict_count += part.conflict_count
+            report.conflicts = (report.conflicts + part.conflicts)[:1000]
+        await settle(plant, store)
+    return report
+
+
+async def settle(plant: Plant, store: PostgresStore) -> None:
+    """Return when all that is dirty now is computed: by the engine that runs on this database, or here."""
+    mark = await store.newest_dirty()
+    while mark is not None and await store.is_dirty_up_to(mark):
+        if await store.claim_engine():
+            pipeline = Pipeline(_engine(plant), store, LocalBus(), Health(), SystemClock())
+            await pipeline.drain()
+            await store.release_engine()
+        else:
+            await asyncio.sleep(0.1)
+
+
+async def recompute_window(
+    plant: Plant, start: str, end: str, known_at: str | None, data: Path | None, dsn: str | None
+) -> list[str]:
+    """Compute [start, end) again; a line for each edge and node whose figure changed, and a last one that counts."""
+    try:
+        start_ns, end_ns = parse_rfc3339(start), parse_rfc3339(end)
+        known_at_ns = parse_rfc3339(known_at) if known_at is not None else None
+    except ValueError as why:
+        raise BadRequest(str(why)) from None
+    if end_ns <= start_ns:
+        raise BadRequest(f"--to {end} is not after --from {start}")
+    async with opened_store(plant, data, dsn) as store:
+        before = await _figures(plant, store, start_ns, end_ns)
+        pipeline = Pipeline(_engine(plant), store, LocalBus(), Health(), SystemClock())
+        await pipeline.recompute(start_ns, end_ns, known_at_ns, "recompute")
+        await settle(plant, store)
+        after = await _figures(plant, store, start_ns, end_ns)
+    lines = [
+        f"{name}: {before.get(name)} -> {after.get(name)}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+    return [
+        *lines,
+        f"{len(lines)} of {len(after)} figures changed over {rfc3339(start_ns)} .. {rfc3339(end_ns)}",
+    ]
+
+
+async def _figures(plant: Plant, store: PostgresStore, start_ns: int, end_ns: int) -> dict[str, float]:
+    """Energy of every edge and emissions of every node over a window, by a name a person can read."""
+    figures: dict[str, float] = {}
+    energy = await store.energy([edge.id for edge in plant.edges], start_ns, end_ns, "1y")
+    for name, kwh in zip(energy.name, energy.columns["energy_kwh"].tolist(), strict=True):
+        figures[f"energy {name} kWh"] = figures.get(f"energy {name} kWh", 0.0) + kwh
+    nodes = [*(node.id for node in plant.nodes), SITE]
+    for method_set in plant.method_sets:
+        for basis in ("location", "market"):
+            rows = await store.emissions(nodes, start_ns, end_ns, "1y", basis, method_set)
+            assert rows.flow is not None
+            for name, flow, kg in zip(
+                rows.name, rows.flow.tolist(), rows.columns["emissions_kgco2e"].tolist(), strict=True
+            ):
+                key = f"emissions {name} scope {rows.flows[flow].scope} {basis} {method_set} kgCO2e"
+                figures[key] = figures.get(key, 0.0) + kg
+    return figures
+
+
+def _engine(plant: Plant) -> Engine:
+    return Engine(plant, FactorLibrary.for_plant(plant.folder))

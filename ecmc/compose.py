@@ -1,0 +1,241 @@
+"""Which roles run in this process, wired to which store.
+
+The order of things: take the port, own the data folder, bring the database up,
+migrate it, open the spool, then start everything under one parent. Stopping
+runs the other way round, so that nothing is asked of a part that is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from core.store.migrate import migrate
+from core.store.postgres import PostgresStore
+
+from api.app import create_app
+from api.deps import Services
+from api.security import Auth, auth_of, refuse_open_door
+from api.server import bind, serve
+from collector.run import Collectors
+from collector.spool import Spool
+from collector.supervise import forward
+from core.alerts import Alarms
+from core.alerts.log import PostgresAlertLog
+from core.bus import COMMITTED, LIVE, LiveUpdate, LocalBus
+from core.carbon.factors import FactorLibrary
+from core.clock import SystemClock
+from core.engine import Engine
+from core.errors import EcmcError, Fault, FaultyInput, StoreUnavailable
+from core.health import Health, Status
+from core.live import Live
+from core.period import Periods
+from core.pipeline import Pipeline
+from core.plant.load import load_plant
+from core.plant.model import Plant
+from core.samples import SampleBatch
+from core.settings import default_data_folder, prepare_data_folder
+from core.store.embedded import EmbeddedServer, running_dsn
+from core.store.seam import WriteReport
+
+log = logging.getLogger(__name__)
+
+PROFILES = Path(__file__).resolve().parent.parent / "collector" / "profiles"
+LIVE_EVERY_S = 1.0
+WATCH_EVERY_S = 2.0
+
+
+def read_plant(folder: Path) -> Plant:
+    """The checked plant of a folder; FaultyInput with every fault otherwise."""
+    if not folder.is_dir():
+        raise FaultyInput([Fault(str(folder), 0, 0, "no such plant folder")])
+    return load_plant(folder, [PROFILES])
+
+
+def data_folder(plant: Plant, data: Path | None) -> Path:
+    return prepare_data_folder(data or default_data_folder(plant.id))
+
+
+@asynccontextmanager
+async def opened_store(plant: Plant, data: Path | None, dsn: str | None) -> AsyncIterator[PostgresStore]:
+    """A migrated store for one command: on the server given, the one that runs on the data folder, or our own."""
+    async with AsyncExitStack() as stack:
+        if dsn is None:
+            folder = data_folder(plant, data)
+            dsn = running_dsn(folder)
+            if dsn is None:
+                server = EmbeddedServer(folder)
+                dsn = await asyncio.to_thread(server.start)
+                stack.callback(server.stop)
+        await migrate(dsn)
+        store = await PostgresStore.open(dsn, plant)
+        stack.push_async_callback(store.close)
+        yield store
+
+
+async def run_plant(
+    plant: Plant,
+    data: Path | None,
+    dsn: str | None,
+    host: str,
+    port: int,
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Collect, compute and serve until SIGTERM or SIGINT; `ready` is told the address once all is up."""
+    auth = auth_of(os.environ.get("ECMC_AUTH"))
+    refuse_open_door(host, auth)
+    engine = Engine(plant, FactorLibrary.for_plant(plant.folder))
+    listening = bind(host, port)
+    with contextlib.closing(listening), _stop_signal() as stop:
+        async with AsyncExitStack() as stack:
+            folder = data_folder(plant, data)
+            server: EmbeddedServer | None = None
+            if dsn is None:
+                server = EmbeddedServer(folder)
+                dsn = await asyncio.to_thread(server.start)
+                stack.callback(server.stop)
+            await _until_reachable(lambda: migrate(dsn), stop)
+            if stop.is_set():
+                return
+            store = await PostgresStore.open(dsn, plant)
+            stack.push_async_callback(store.close)
+            spool = await stack.enter_async_context(Spool(folder / "spool"))
+            site = Site(plant, engine, store, spool, server)
+            await site.run(listening, auth, stop, ready)
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[asyncio.Event]:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    try:
+        yield stop
+    finally:
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(name)
+
+
+async def _until_reachable(attempt: Callable[[], object], stop: asyncio.Event) -> None:
+    """Try until the database answers; says once that it is waited for."""
+    said = False
+    while not stop.is_set():
+        try:
+            await attempt()  # type: ignore[misc]
+        except StoreUnavailable as why:
+            if not said:
+                log.warning("waiting for the database: %s", why)
+                said = True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), WATCH_EVERY_S)
+        else:
+            return
+
+
+class Site:
+    """The parts of one running plant and the tasks that move them."""
+
+    def __init__(
+        self, plant: Plant, engine: Engine, store: PostgresStore, spool: Spool, server: EmbeddedServer | None
+    ) -> None:
+        self._plant = plant
+        self._store = store
+        self._spool = spool
+        self._server = server
+        self._clock = SystemClock()
+        self._bus = LocalBus()
+        self._health = Health()
+        self._live = Live(engine)
+        self._newest_live: LiveUpdate | None = None
+        self._pipeline = Pipeline(engine, store, self._bus, self._health, self._clock)
+        self._collectors = Collectors(plant, spool, self._health)
+        self._alarms = Alarms(plant, PostgresAlertLog(store.pool), self._bus, self._clock)
+        self._periods = Periods(plant, store, engine.library)
+
+    async def run(
+        self,
+        listening: socket.socket,
+        auth: Auth | None,
+        stop: asyncio.Event,
+        ready: Callable[[str], None] | None,
+    ) -> None:
+        await self._alarms.restore()
+        services = Services(
+            plant=lambda: self._plant,
+            store=self._store,
+            bus=self._bus,
+            health=self._health,
+            alarms=self._alarms,
+            clock=self._clock,
+            devices=self._collectors.devices,
+            live=lambda: self._newest_live,
+            indicators=self._periods.indicators,
+            boot=secrets.token_hex(4),
+            auth=auth,
+        )
+        self._health.report("store", Status.OK)
+        parts = {
+            "pipeline": self._pipeline.run(),
+            "forward": forward(self._spool, self._write, self._health),
+            "live": self._run_live(),
+            "alarms": self._alarms.run(),
+            "watch": self._watch(),
+            "http": serve(create_app(services), listening),
+        }
+        tasks = [asyncio.create_task(work, name=name) for name, work in parts.items()]
+        ended = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            await self._collectors.start()
+            if ready is not None:
+                ready("http://{}:{}/".format(*listening.getsockname()[:2]))
+            done, _ = await asyncio.wait([ended, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {ended}:
+                task.result()  # a part that ends by itself has failed: say why
+        finally:
+            await self._collectors.stop()
+            for task in (*tasks, ended):
+                task.cancel()
+            await asyncio.gather(*tasks, ended, return_exceptions=True)
+            with contextlib.suppress(EcmcError):
+                await self._alarms.flush()
+
+    async def _write(self, batch: SampleBatch) -> WriteReport:
+        report = await self._store.write(batch)
+        self._bus.publish(COMMITTED, batch)
+        return report
+
+    async def _run_live(self) -> None:
+        """Follow what is committed; a live picture each second."""
+        loop = asyncio.get_running_loop()
+        with self._bus.subscribe(COMMITTED) as news:
+            due = loop.time()
+            while True:
+                due = max(due + LIVE_EVERY_S, loop.time())
+                while (wait_s := due - loop.time()) > 0:
+                    with contextlib.suppress(TimeoutError):
+                        self._live.observe(await asyncio.wait_for(news.get(), wait_s))
+                self._newest_live = self._live.update(self._clock.now_ns(), self._pipeline.stocks_now())
+                self._bus.publish(LIVE, self._newest_live)
+
+    async def _watch(self) -> None:
+        """Keep an eye on the database; our own server is started again when it died."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            try:
+                await self._store.ready()
+            except StoreUnavailable as why:
+                self._health.report("store", Status.DOWN, str(why))
+                if self._server is not None:
+                    with contextlib.suppress(EcmcError):
+                        await asyncio.to_thread(self._server.revive)
+            else:
+                self._health.report("store", Status.OK)
