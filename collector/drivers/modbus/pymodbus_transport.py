@@ -2,8 +2,9 @@
 
 pymodbus 3.16 is used with these guards: no retries of its own (they would reuse
 the transaction id), no reconnecting of its own (unjittered, up to 300 s), the
-number of registers checked (it hands short answers out as good ones), and the
-waiting request failed when the peer closes. RTU frames carry no transaction
+number of registers checked (it hands short answers out as good ones), the
+waiting request failed when the peer closes, and a cancellation that Python
+3.11's `wait_for` loses inside it raised again. RTU frames carry no transaction
 id, so after an unanswered request the line is left until a late answer can no
 longer be taken for the next one.
 """
@@ -105,7 +106,7 @@ class PymodbusTransport:
 
         client = self._make(on_change)
         client.set_max_no_responses(_REPEATED_FAILURES_NEVER_CLOSE)
-        if not await client.connect():
+        if not await _uncancelled(client.connect()):
             raise LinkLost(f"{self._where}: no connection")
         client.ctx.response_future.set_result(None)  # nobody waits on it yet
         self._client = client
@@ -123,7 +124,7 @@ class PymodbusTransport:
             client.read_input_registers,
         )[function - 1]
         try:
-            reply = await ask(address, count=count, device_id=unit)
+            reply = await _uncancelled(ask(address, count=count, device_id=unit))
         except ConnectionException as why:
             raise LinkLost(f"{self._where}: {why}") from None
         except ModbusException:
@@ -159,3 +160,16 @@ class PymodbusTransport:
         if self._client is not None:
             self._client.close()
             self._client = None
+
+
+async def _uncancelled(work: Awaitable[Any]) -> Any:
+    """The result, unless the task was cancelled meanwhile and the cancellation got lost on the way."""
+    task = asyncio.current_task()
+    assert task is not None
+    cancellations = task.cancelling()
+    try:
+        result = await work
+    finally:
+        if task.cancelling() > cancellations:
+            raise asyncio.CancelledError
+    return result
