@@ -70,13 +70,19 @@ def notes(plant: Plant) -> list[str]:
             found.append(
                 f"{target.id} takes {edge.carrier} and burns none of it: no combustion is counted there"
             )
-    for edge in plant.edges:
-        if isinstance(edge.meter, PointMeter):
-            device = plant.device_by_id.get(plant.point_by_id[edge.meter.point].device or "")
-            if device is not None and device.rated_kw is None:
-                found.append(
-                    f"{device.id} meters {edge.id} without rated_kw: no jump can be told from a reading"
-                )
+    meters = {
+        plant.point_by_id[edge.meter.point].device
+        for edge in plant.edges
+        if isinstance(edge.meter, PointMeter)
+    }
+    unrated = [device.id for device in plant.devices if device.id in meters and device.rated_kw is None]
+    if unrated:
+        found.append(
+            f"no rated_kw, so a jump of the register cannot be told from a load: {', '.join(unrated)}"
+        )
+    pointless = [device.id for device in plant.devices if not device.points]
+    if pointless:
+        found.append(f"devices without a point: {', '.join(pointless)}")
     return found
 
 

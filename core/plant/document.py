@@ -55,11 +55,14 @@ class Entry:
 
     def place(self, key: str | None = None) -> Place:
         """Of the key's value; of the key's absence: the mapping's own place."""
-        if key is not None and key in self.data:
-            line, column = self.data.lc.value(key)
-        else:
-            line, column = self.data.lc.line, self.data.lc.col
+        at = self._at(key)
+        line, column = at[2:] if at else (self.data.lc.line, self.data.lc.col)
         return Place(self.file, line + 1, column + 1)
+
+    def _at(self, key: object) -> tuple[int, int, int, int] | None:
+        """Line and column of a key and of its value, from 0; None where it came by a merge (`<<`) or not at all."""
+        found = (self.data.lc.data or {}).get(key)
+        return None if found is None else tuple(found)
 
     def fault(self, key: str | None, reason: str) -> None:
         self.faults.append(self.place(key).fault(f"{self.what}: {reason}"))
@@ -103,7 +106,7 @@ class Entry:
         value = self.value(key, required)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        if isinstance(value, bool) or not isinstance(value, int | float) or value - value != 0:
             self.fault(key, f"{key} is {value!r}, wanted a number")
             return default
         number = float(value)
@@ -214,11 +217,10 @@ class Entry:
         """Every key was asked for, or it is a fault."""
         for key in self.data:
             if key not in self.asked:
-                line, column = self.data.lc.key(key)
+                at = self._at(key) or (self.data.lc.line, self.data.lc.col, 0, 0)
                 hint = did_you_mean(str(key), self.asked)
-                self.faults.append(
-                    Fault(self.file, line + 1, column + 1, f"{self.what}: unknown key {key!r}{hint}")
-                )
+                reason = f"{self.what}: unknown key {key!r}{hint}"
+                self.faults.append(Fault(self.file, at[0] + 1, at[1] + 1, reason))
 
     def _item_place(self, items: CommentedSeq, i: int) -> Place:
         line, column = items.lc.item(i)

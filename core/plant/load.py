@@ -12,9 +12,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 from zoneinfo import ZoneInfo, available_timezones
 
+from core.carbon.factors import FactorLibrary
+from core.carbon.method import METHOD_SET_IDS
 from core.errors import Fault, FaultyInput
 from core.plant.document import Entry, Place, did_you_mean, in_order, read_yaml
 from core.plant.model import (
@@ -32,25 +33,16 @@ from core.plant.model import (
     PointMeter,
     Protocol,
 )
-from core.plant.network import Devices, checked_id, read_edges, read_nodes, region_codes
+from core.plant.network import Measured, checked_id, read_edges, read_nodes, region_codes
 from core.plant.pointlist import POINT_ID, point_list_file, read_point_list, topic_faults
 from core.plant.profile import MODBUS, Profile, ProfileShelf, device_point
-
-METHOD_SETS: Final = (
-    "zero-carbon-factory",
-    "ghg-protocol",
-    "gb-t-32150",
-    "national-ets",
-    "cbam",
-    "in-house",
-)
 
 
 def load_plant(folder: Path, profiles: Sequence[Path]) -> Plant:
     """Read and check a plant folder.
 
     Args:
-        folder: Holds plant.yaml, and as it likes points.csv or points.xlsx, alerts.yaml and profiles/.
+        folder: Holds plant.yaml, and as it likes points.csv or points.xlsx, alerts.yaml, factors.csv, profiles/.
         profiles: Folders searched for device models after the plant folder's own profiles/.
 
     Raises:
@@ -81,6 +73,8 @@ class _Reading:
         self.points: dict[str, Point] = {}
         self.places: dict[str, Place] = {}  # where each point comes from
         self.preferred: set[str] = set()
+        self.unread: set[str] = set()  # connections, devices and points that are there but faulty
+        self.factors = self._factors()
 
     def plant(self, entry: Entry) -> Plant:
         plant_id = entry.text("plant", required=True)
@@ -93,8 +87,9 @@ class _Reading:
             entry.fault("zone", f"zone {zone!r} is no IANA name such as Asia/Shanghai{hint}")
             zone = ""
         region = entry.text("region", required=True)
-        if region and region not in region_codes():
-            hint = did_you_mean(region, region_codes())
+        regions = region_codes(self.factors)
+        if region and region not in regions:
+            hint = did_you_mean(region, regions)
             entry.fault("region", f"unknown region {region!r}, wanted CN, CN-CQ, CN-GRID-EAST, DEU …{hint}")
         base_interval_s = entry.integer("base_interval_s", 60, least=1, most=900)
         if 900 % base_interval_s:
@@ -104,16 +99,17 @@ class _Reading:
         self._areas(entry)
         self._connections(entry)
         self._devices(entry)
-        list_file = self._point_list()
+        self._point_list()
         _check_overlap(self.points, self.devices, self.places, self.faults)
         network = entry.child("network")
-        nodes = read_nodes(network, self.areas, self.points) if network else []
-        measured = Devices(self.devices, self.points, frozenset(self.preferred))
-        edges = read_edges(network, {node.id: node for node in nodes}, measured) if network else []
-        alerts, alerts_file = self._alerts(edges, base_interval_s)
+        measured = Measured(self.devices, self.points, frozenset(self.preferred), frozenset(self.unread))
+        nodes = read_nodes(network, self.areas, measured, self.factors) if network else []
+        node_by_id = {node.id: node for node in nodes}
+        edges = read_edges(network, node_by_id, measured, self.factors) if network else []
+        alerts = self._alerts(edges, base_interval_s, measured)
         entry.finish()
-        own_files = [self.folder / "plant.yaml", list_file, alerts_file]
-        files = [file for file in own_files if file is not None] + self.shelf.files
+        names = ("plant.yaml", "points.csv", "points.xlsx", "alerts.yaml", "factors.csv")
+        files = [file for name in names if (file := self.folder / name).is_file()] + self.shelf.files
         return Plant(
             id=plant_id,
             name=name,
@@ -133,17 +129,24 @@ class _Reading:
             gap_after_s=gap_after_s,
         )
 
+    def _factors(self) -> FactorLibrary:
+        try:
+            return FactorLibrary.for_plant(self.folder)
+        except FaultyInput as why:
+            self.faults.extend(why.faults)
+            return FactorLibrary.shipped()
+
     def _method_sets(self, entry: Entry) -> tuple[str, ...]:
         named = entry.texts("method_sets")
         for i, (method_set, place) in enumerate(named):
-            if method_set not in METHOD_SETS:
-                known = ", ".join(METHOD_SETS)
-                hint = did_you_mean(method_set, METHOD_SETS)
+            if method_set not in METHOD_SET_IDS:
+                known = ", ".join(METHOD_SET_IDS)
+                hint = did_you_mean(method_set, METHOD_SET_IDS)
                 reason = f"plant: unknown method set {method_set!r}, wanted one of {known}{hint}"
                 self.faults.append(place.fault(reason))
             elif method_set in [other for other, _ in named[:i]]:
                 self.faults.append(place.fault(f"plant: method set {method_set!r} stands twice"))
-        return tuple(method_set for method_set, _ in named) or METHOD_SETS[:2]
+        return tuple(method_set for method_set, _ in named) or METHOD_SET_IDS[:2]
 
     def _areas(self, entry: Entry) -> None:
         for one in entry.children("areas", "area"):
@@ -171,18 +174,92 @@ class _Reading:
         for one in entry.children("connections", "connection"):
             connection_id = checked_id(one)
             protocol = one.text("protocol", required=True, choices=[protocol.value for protocol in Protocol])
-            if not protocol:
-                one.skip(*one.data)  # its options cannot be judged
-            options = _connection_options(one, Protocol(protocol)) if protocol else {}
-            one.finish()
             if connection_id in self.connections:
                 one.fault("id", f"id {connection_id!r} stands twice")
-            elif connection_id:
-                known = Protocol(protocol) if protocol else Protocol.MODBUS_TCP
-                self.connections[connection_id] = Connection(connection_id, known, options)
+            elif not protocol:
+                self.unread.add(connection_id)  # nor can its options be judged
+            else:
+                options = self._connection_options(one, Protocol(protocol))
+                one.finish()
+                self.connections[connection_id] = Connection(connection_id, Protocol(protocol), options)
+
+    def _connection_options(self, one: Entry, protocol: Protocol) -> dict[str, object]:
+        """The protocol's own keys, typed; a key that was not given and has no general default is left out."""
+        options: dict[str, object] = {}
+        _put(options, "timeout_s", one.number("timeout_s", None, above=0, most=600))
+        one.text("name")
+        if protocol is Protocol.MODBUS_RTU:
+            options["port"] = one.text("port", required=True)  # /dev/ttyUSB0
+            options["baud"] = one.integer("baud", 9600, least=300, most=4_000_000)
+            options["parity"] = one.text("parity", "N", choices=("N", "E", "O"))
+            options["stop_bits"] = one.integer("stop_bits", 1, least=1, most=2)
+        elif protocol is Protocol.OPCUA:
+            self._opcua_options(one, options)
+        else:
+            tls = protocol in (Protocol.MQTT, Protocol.SPARKPLUG) and one.flag("tls")
+            usual = {Protocol.MQTT: 1883, Protocol.SPARKPLUG: 1883, Protocol.MODBUS_TLS: 802}.get(
+                protocol, 502
+            )
+            options["host"] = one.text("host", required=True)
+            options["port"] = one.integer("port", 8883 if tls else usual, least=1, most=65535)
+            if protocol in (Protocol.MQTT, Protocol.SPARKPLUG):
+                options["tls"] = tls
+                self._mqtt_options(one, protocol, options)
+        if protocol in MODBUS:
+            _put(options, "connect_timeout_s", one.number("connect_timeout_s", None, above=0, most=600))
+            _put(options, "pause_s", one.number("pause_s", None, least=0, most=60))
+            _put(options, "retries", one.integer("retries", None, least=0, most=10))
+            _put(options, "in_flight", one.integer("in_flight", None, least=1, most=16))
+        if protocol is Protocol.MODBUS_TCP:
+            _put(options, "client", one.text("client", choices=("mbap", "pymodbus")))
+        if protocol is Protocol.MODBUS_TLS:
+            _put(options, "server_name", one.text("server_name"))
+            self._files(one, options, "ca_file", "cert_file", "key_file")
+        return options
+
+    def _opcua_options(self, one: Entry, options: dict[str, object]) -> None:
+        url = one.text("url", required=True)
+        if url and not re.fullmatch(r"opc\.tcp://[^\s/]+(/\S*)?", url):
+            one.fault("url", f"url is {url!r}, wanted opc.tcp://host:port/path")
+        options["url"] = url
+        levels = ("none", "Basic256Sha256_Sign", "Basic256Sha256_SignAndEncrypt")
+        options["security"] = one.text("security", "none", choices=levels)
+        options["mode"] = one.text("mode", "subscribe", choices=("subscribe", "read"))
+        for key in ("publish_interval_s", "sampling_interval_s"):
+            _put(options, key, one.number(key, None, above=0, most=3600))
+        _put(options, "queue_size", one.integer("queue_size", None, least=1, most=100_000))
+        for key in ("username", "password_env"):
+            _put(options, key, one.text(key))
+        self._files(one, options, "certificate", "private_key", "server_certificate")
+        if options["security"] != "none" and not ("certificate" in options and "private_key" in options):
+            one.fault("security", f"security {options['security']} needs certificate and private_key")
+
+    def _mqtt_options(self, one: Entry, protocol: Protocol, options: dict[str, object]) -> None:
+        version = one.value("version")
+        if version not in (None, 5, "5", "3.1.1"):
+            one.fault("version", f"version is {version!r}, wanted 5 or 3.1.1")
+        options["version"] = str(version or 5)
+        options["qos"] = one.integer("qos", 1, least=0, most=2)
+        _put(options, "keep_alive_s", one.integer("keep_alive_s", None, least=1, most=65535))
+        _put(options, "session_expiry_s", one.integer("session_expiry_s", None, least=0, most=2**32 - 1))
+        for key in ("username", "password_env", "client_id"):
+            _put(options, key, one.text(key))
+        self._files(one, options, "ca_file", "cert_file", "key_file")
+        if protocol is Protocol.SPARKPLUG:
+            options["group"] = one.text("group", required=True)
+            _put(options, "host_id", one.text("host_id"))
+
+    def _files(self, one: Entry, options: dict[str, object], *keys: str) -> None:
+        """Keys that name a file, from the plant folder on."""
+        for key in keys:
+            name = one.text(key)
+            if name and not (self.folder / name).is_file():
+                one.fault(key, f"{key}: no file {self.folder / name}")
+            elif name:
+                options[key] = str((self.folder / name).resolve())
 
     def _devices(self, entry: Entry) -> None:
-        at_unit: dict[tuple[str, int, str], str] = {}
+        reads: dict[tuple[object, ...], str] = {}  # what a device of a profile reads -> the first that does
         for one in entry.children("devices", "device"):
             device, profile = self._device(one)
             if not device.id:
@@ -192,35 +269,36 @@ class _Reading:
                 continue
             self.devices[device.id] = device
             if profile is None:
+                if one.has("profile"):
+                    self.unread.add(device.id)
                 continue
-            connection = self.connections.get(device.connection or "")
-            if connection and connection.protocol in MODBUS:
-                other = at_unit.setdefault((connection.id, device.unit_id, profile.id), device.id)
+            topic_names = _topic_names(one, device, profile)
+            self._profile_points(one, device, profile, topic_names)
+            if device.connection in self.connections:
+                what = (device.connection, profile.id, device.unit_id, *sorted(topic_names.items()))
+                other = reads.setdefault(what, device.id)
                 if other != device.id:
                     one.fault(
-                        "unit_id", f"reads the same unit {device.unit_id} of {connection.id} as {other}"
+                        "unit_id", f"reads the very same as device {other}: same connection, unit and topic"
                     )
-            self._profile_points(one, device, profile)
 
     def _device(self, one: Entry) -> tuple[Device, Profile | None]:
         device_id = checked_id(one)
         connection_id = one.text("connection")
         connection = self.connections.get(connection_id)
-        if connection_id and connection is None:
+        if connection_id and connection is None and connection_id not in self.unread:
             one.fault(
                 "connection",
                 f"unknown connection {connection_id!r}{did_you_mean(connection_id, self.connections)}",
             )
         profile = self._profile(one, connection)
-        for key in ("ct_ratio", "vt_ratio"):
-            if profile and profile.secondary_side and not one.has("ct_ratio") and not one.has("vt_ratio"):
-                one.fault(
-                    "profile",
-                    f"profile {profile.id} reads the secondary side of transformers: state ct_ratio and "
-                    "vt_ratio (1 where there is none), or its energy may be many times too small",
-                )
-                break
-            one.has(key)
+        stated = one.has("ct_ratio") or one.has("vt_ratio")
+        if profile and profile.secondary_side and connection_id and not stated:
+            one.fault(
+                "profile",
+                f"profile {profile.id} reads the secondary side of transformers: state ct_ratio and "
+                "vt_ratio (1 where there is none), or its energy may be many times too small",
+            )
         area = one.text("area")
         if area and area not in self.areas:
             one.fault("area", f"unknown area {area!r}{did_you_mean(area, self.areas)}")
@@ -261,15 +339,21 @@ class _Reading:
             one.fault(
                 "profile", f"{profile_id} speaks {speaks}, {connection.id} is {connection.protocol.value}"
             )
-        if profile and not one.has("connection"):
-            one.fault("profile", "a device with a profile names its connection")
         return profile
 
-    def _profile_points(self, one: Entry, device: Device, profile: Profile) -> None:
-        topic_names = _topic_names(one, device, profile)
+    def _profile_points(
+        self, one: Entry, device: Device, profile: Profile, topic_names: Mapping[str, str]
+    ) -> None:
         ids = []
         for profile_point in profile.points:
-            point = device_point(device.id, profile_point, device.ct_ratio, device.vt_ratio, device.period_s)
+            point = device_point(
+                device.id,
+                profile_point,
+                device.ct_ratio,
+                device.vt_ratio,
+                device.period_s,
+                connected=device.connection is not None,
+            )
             if isinstance(point.source, MqttSource):
                 topic = point.source.topic.format_map(topic_names)
                 point = replace(point, source=replace(point.source, topic=topic))
@@ -280,14 +364,17 @@ class _Reading:
                 self.preferred.add(point.id)
         self.devices[device.id] = replace(device, points=tuple(ids))
 
-    def _point_list(self) -> Path | None:
+    def _point_list(self) -> None:
         file = point_list_file(self.folder, self.faults)
         if file is None:
-            return None
+            return
         listed = read_point_list(file, self.shelf.quantities, self.devices, self.connections, self.faults)
         of_device: dict[str, list[str]] = defaultdict(list)
         for item in listed:
             point = item.point
+            if point is None:
+                self.unread |= {item.id, item.device} - {""}
+                continue
             if point.id in self.points:
                 first = self.places[point.id]
                 reason = f"id {point.id!r} stands twice, first at {first.file}:{first.line}"
@@ -300,17 +387,16 @@ class _Reading:
         for device_id, ids in of_device.items():
             device = self.devices[device_id]
             self.devices[device_id] = replace(device, points=(*device.points, *ids))
-        return file
 
     def _alerts(
-        self, edges: Sequence[Edge], base_interval_s: int
-    ) -> tuple[tuple[AlertRule, ...], Path | None]:
+        self, edges: Sequence[Edge], base_interval_s: int, measured: Measured
+    ) -> tuple[AlertRule, ...]:
         """The folder's rules, and one for each point that meters an edge and has no missing-data rule yet."""
         rules: dict[str, AlertRule] = {}
         file = self.folder / "alerts.yaml"
         entry = read_yaml(file, "alerts", self.faults) if file.is_file() else None
         for one in entry.children("rules", "rule", required=True) if entry else []:
-            rule = self._rule(one)
+            rule = self._rule(one, measured)
             if rule.id in rules:
                 one.fault("id", f"id {rule.id!r} stands twice")
             rules[rule.id] = rule
@@ -330,9 +416,9 @@ class _Reading:
                         for_s=max(3 * point.period_s, 3.0 * base_interval_s),
                     ),
                 )
-        return tuple(rules.values()), file if entry else None
+        return tuple(rules.values())
 
-    def _rule(self, one: Entry) -> AlertRule:
+    def _rule(self, one: Entry, measured: Measured) -> AlertRule:
         rule_id = one.text("id", required=True)
         if rule_id and not POINT_ID.fullmatch(rule_id):
             one.fault("id", f"id {rule_id!r}: wanted small letters, digits, '-', '_' and '.'")
@@ -340,7 +426,7 @@ class _Reading:
             one.text("kind", required=True, choices=[kind.value for kind in AlertKind]) or AlertKind.LIMIT
         )
         point = one.text("point", required=True)
-        if point and point not in self.points:
+        if point and point not in self.points and not measured.is_unread(point):
             one.fault("point", f"unknown point {point!r}{did_you_mean(point, self.points)}")
         rule = AlertRule(
             id=rule_id,
@@ -369,84 +455,19 @@ class _Reading:
         return rule
 
 
-def _connection_options(one: Entry, protocol: Protocol) -> dict[str, object]:
-    """The protocol's own keys, typed, with their defaults; what has no default and is not given is left out."""
-    options: dict[str, object] = {}
-
-    def given(key: str, value: object) -> None:
-        if value is not None and value != "":
-            options[key] = value
-
-    options["timeout_s"] = one.number(
-        "timeout_s", 4.0 if protocol is Protocol.OPCUA else 1.0, above=0, most=600
-    )
-    if protocol is Protocol.MODBUS_RTU:
-        options["serial"] = one.text("serial", required=True)
-        options["baud"] = one.integer("baud", 9600, least=300, most=4_000_000)
-        options["parity"] = one.text("parity", "N", choices=("N", "E", "O"))
-        options["stop"] = one.integer("stop", 1, least=1, most=2)
-        options["pause_s"] = one.number("pause_s", 0.02, least=0, most=60)
-    elif protocol in MODBUS:
-        options["host"] = one.text("host", required=True)
-        options["port"] = one.integer(
-            "port", 802 if protocol is Protocol.MODBUS_TLS else 502, least=1, most=65535
-        )
-        options["pause_s"] = one.number(
-            "pause_s", 0.02 if protocol is Protocol.MODBUS_RTU_TCP else 0.0, least=0, most=60
-        )
-        options["in_flight"] = one.integer("in_flight", 1, least=1, most=16)
-        given("connect_delay_s", one.number("connect_delay_s", None, least=0, most=60))
-        if protocol is Protocol.MODBUS_TCP:
-            options["client"] = one.text("client", "own", choices=("own", "pymodbus"))
-        if protocol is Protocol.MODBUS_TLS:
-            for key in ("ca_file", "cert_file", "key_file", "server_name"):
-                given(key, one.text(key))
-    elif protocol is Protocol.OPCUA:
-        url = one.text("url", required=True)
-        if url and not re.fullmatch(r"opc\.tcp://[^\s/]+(/\S*)?", url):
-            one.fault("url", f"url is {url!r}, wanted opc.tcp://host:port/path")
-        options["url"] = url
-        options["security"] = one.text(
-            "security",
-            "none",
-            choices=("none", "Basic256Sha256_Sign", "Basic256Sha256_SignAndEncrypt"),
-        )
-        options["mode"] = one.text("mode", "subscribe", choices=("subscribe", "read"))
-        given("publish_interval_s", one.number("publish_interval_s", None, least=0.05, most=3600))
-        given("queue_size", one.integer("queue_size", None, least=1, most=100_000))
-        given("session_timeout_s", one.number("session_timeout_s", None, least=10, most=86400))
-        for key in ("username", "password_env", "cert_file", "key_file", "server_cert_file"):
-            given(key, one.text(key))
-    else:
-        tls = one.flag("tls")
-        options["host"] = one.text("host", required=True)
-        options["port"] = one.integer("port", 8883 if tls else 1883, least=1, most=65535)
-        options["tls"] = tls
-        version = one.value("version")
-        if version not in (None, 5, "5", "3.1.1"):
-            one.fault("version", f"version is {version!r}, wanted 5 or 3.1.1")
-        options["version"] = str(version or 5)
-        options["qos"] = one.integer("qos", 1, least=0, most=2)
-        given("keep_alive_s", one.integer("keep_alive_s", None, least=1, most=65535))
-        given("session_expiry_s", one.integer("session_expiry_s", None, least=0, most=2**32 - 1))
-        for key in ("username", "password_env", "client_id", "ca_file", "cert_file", "key_file"):
-            given(key, one.text(key))
-        if protocol is Protocol.SPARKPLUG:
-            options["group"] = one.text("group", required=True)
-            given("host_id", one.text("host_id"))
-    one.text("name")
-    return options
-
-
 def _device_options(one: Entry, connection: Connection | None, profile: Profile | None) -> dict[str, object]:
+    """What the model's profile says of it, and the Modbus keys of the device itself."""
     options: dict[str, object] = dict(profile.options) if profile else {}
     if connection is None or connection.protocol in MODBUS:
-        if one.has("max_registers"):
-            options["max_registers"] = one.integer("max_registers", 125, least=1, most=125)
-        for key in ("pause_s", "timeout_s"):
-            if one.has(key):
-                options[key] = one.number(key, 1.0, least=0, most=600)
+        _put(options, "max_registers", one.integer("max_registers", None, least=1, most=125))
+        _put(options, "connect_delay_s", one.number("connect_delay_s", None, least=0, most=60))
+        _put(options, "priority", one.integer("priority", None, least=-100, most=100))
     return options
+
+
+def _put(options: dict[str, object], key: str, value: object) -> None:
+    if value is not None and value != "":
+        options[key] = value
 
 
 def _topic_names(one: Entry, device: Device, profile: Profile) -> Mapping[str, str]:

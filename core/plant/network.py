@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Final
 
+from core.carbon.factors import FactorLibrary
+from core.errors import BadRequest
 from core.plant.document import Entry, did_you_mean
 from core.plant.formula import Formula, parse_formula
 from core.plant.model import (
+    Area,
     Device,
     Edge,
     FormulaMeter,
@@ -27,8 +27,8 @@ from core.plant.model import (
     RemainderMeter,
     Role,
 )
+from core.results import SITE
 
-TABLES: Final = Path(__file__).resolve().parent.parent / "carbon" / "tables"
 ID: Final = re.compile(r"[a-z0-9][a-z0-9_\-]*")
 
 _HEAT: Final = ("heat", "steam", "hot_water", "chilled_water", "cooling", "waste_heat")
@@ -45,8 +45,9 @@ _UNITS: Final = {
 
 # The power that belongs to a register, best first.
 _POWERS: Final[Mapping[str, tuple[str, ...]]] = {
-    "active_energy_import_total": ("active_power_total", "grid_power"),
-    "active_energy_export_total": ("active_power_total", "grid_power"),
+    # A hybrid inverter's import and export are the grid's, and so is its grid_power; its own power is another.
+    "active_energy_import_total": ("grid_power", "active_power_total"),
+    "active_energy_export_total": ("grid_power", "active_power_total"),
     "active_energy_total": ("active_power_total",),
     "active_energy_yield_total": ("active_power_total", "dc_power_total"),
     "battery_charge_energy_total": ("battery_power",),
@@ -62,12 +63,22 @@ _POWERS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Devices:
-    """The measuring side as the network sees it; `preferred` are the better copies of quantities."""
+class Measured:
+    """The measuring side as the network sees it.
+
+    Attributes:
+        preferred: Points that are the better copies of their quantities.
+        unread: Devices and points that are there but faulty: what needs them is not a fault of its own.
+    """
 
     devices: Mapping[str, Device]
     points: Mapping[str, Point]
     preferred: frozenset[str]
+    unread: frozenset[str]
+
+    def is_unread(self, name: str) -> bool:
+        """The name is, or as a point belongs to, something faulty."""
+        return name in self.unread or (name not in self.points and name.partition(".")[0] in self.unread)
 
 
 @dataclass(slots=True)
@@ -82,38 +93,19 @@ class _Draft:
     meter: Meter | None = None
 
 
-@cache
-def fuel_ids() -> frozenset[str]:
-    """`name@set` of every fuel of the shipped table."""
-    return frozenset(f"{row['fuel_code']}@{row['set_id']}" for row in _table("fuels.csv"))
-
-
-@cache
-def region_codes() -> frozenset[str]:
+def region_codes(factors: FactorLibrary) -> set[str]:
     """Every region a grid factor can be asked for: of China its levels, of the world its countries."""
-    codes = {"CN"} | {row["region_code"] for row in _table("grid_cn.csv")}
-    for row in _table("grid_cn_map.csv"):
-        codes |= {row["province_code"], row["grid_region_code"]}
-    return frozenset(codes | {row["iso3"] for row in _table("grid_world.csv")}) - {""}
+    grid = {row.region for row in factors.rows if row.series.partition(":")[0] in ("grid_cn", "grid_world")}
+    return {"CN", *grid, *factors.grid_region_of, *factors.grid_region_of.values()} - {""}
 
 
-@cache
-def carriers() -> frozenset[str]:
-    """Every energy carrier there is a name for."""
-    fuels = {fuel.partition("@")[0] for fuel in fuel_ids()}
-    return frozenset({"electricity", *_HEAT, *_GASES, *_MORE_FUELS, *fuels})
-
-
-def _table(name: str) -> Iterable[dict[str, str]]:
-    with (TABLES / name).open(encoding="utf-8-sig", newline="") as file:
-        yield from csv.DictReader(file)
-
-
-def read_nodes(network: Entry, areas: Mapping[str, object], points: Mapping[str, Point]) -> list[Node]:
+def read_nodes(
+    network: Entry, areas: Mapping[str, Area], measured: Measured, factors: FactorLibrary
+) -> list[Node]:
     """The nodes that could be read; duplicates and what a kind cannot have are faults."""
     nodes: dict[str, Node] = {}
     for entry in network.children("nodes", "node"):
-        node = _node(entry, areas, points)
+        node = _node(entry, areas, measured, factors)
         if node.id in nodes:
             entry.fault("id", f"id {node.id!r} stands twice")
         elif node.id:
@@ -121,27 +113,32 @@ def read_nodes(network: Entry, areas: Mapping[str, object], points: Mapping[str,
     return list(nodes.values())
 
 
-def _node(entry: Entry, areas: Mapping[str, object], points: Mapping[str, Point]) -> Node:
+def _node(entry: Entry, areas: Mapping[str, Area], measured: Measured, factors: FactorLibrary) -> Node:
+    points = measured.points
     node_id = checked_id(entry)
+    if node_id == SITE:
+        entry.fault("id", f"id {SITE!r} stands for the whole plant, choose another")
     kind_text = entry.text("kind", required=True, choices=[kind.value for kind in NodeKind])
-    kind = NodeKind(kind_text) if kind_text else NodeKind.LOAD
+    kind = NodeKind(kind_text or NodeKind.BUS)  # a faulty kind raises no second fault as a bus
     origin = entry.text("origin", choices=[origin.value for origin in Origin])
     area = entry.text("area")
     if area and area not in areas:
         entry.fault("area", f"unknown area {area!r}{did_you_mean(area, areas)}")
     soc = entry.text("soc")
-    if soc and soc not in points:
+    if soc and measured.is_unread(soc):
+        pass
+    elif soc and soc not in points:
         entry.fault("soc", f"unknown point {soc!r}{did_you_mean(soc, points)}")
     elif soc and points[soc].unit != "%":
         entry.fault("soc", f"point {soc} is in {points[soc].unit}, a state of charge is in %")
     node = Node(
         id=node_id,
         kind=kind,
-        carrier=_carrier(entry, "carrier"),
+        carrier=_carrier(entry, "carrier", factors),
         origin=Origin(origin) if origin else None,
         factor=_factor(entry),
-        fuel=_fuel(entry),
-        burns=_carrier(entry, "burns"),
+        fuel=_fuel(entry, factors),
+        burns=_carrier(entry, "burns", factors),
         area=area or None,
         name=entry.label("name"),
         capacity_kwh=entry.number("capacity_kwh", None, above=0),
@@ -152,7 +149,7 @@ def _node(entry: Entry, areas: Mapping[str, object], points: Mapping[str, Point]
     )
     entry.finish()
     if kind_text:
-        _check_kind(entry, node)
+        _check_kind(entry, node, factors)
     return node
 
 
@@ -169,7 +166,7 @@ _ONLY: Final[Mapping[str, tuple[NodeKind, ...]]] = {
 }
 
 
-def _check_kind(entry: Entry, node: Node) -> None:
+def _check_kind(entry: Entry, node: Node, factors: FactorLibrary) -> None:
     for key, kinds in _ONLY.items():
         if entry.has(key) and node.kind not in kinds:
             wanted = " or ".join(kind.value for kind in kinds)
@@ -183,16 +180,24 @@ def _check_kind(entry: Entry, node: Node) -> None:
             entry.fault(None, "a source needs a factor (grid, a factor id, or kg per kWh) or a fuel")
         if entry.has("factor") and entry.has("fuel"):
             entry.fault("factor", "a source has a factor or a fuel, not both: its carbon would count twice")
-        if node.factor == "grid" and node.carrier not in (None, "electricity"):
-            entry.fault("factor", f"factor grid is for electricity, this source brings {node.carrier}")
+        against = None if node.factor is None else factors.reason_against(node.factor, node.carrier or "")
+        if against and entry.has("carrier"):
+            entry.fault("factor", against)
     if node.kind is NodeKind.STORAGE and not entry.has("capacity_kwh"):
         entry.fault(None, "a storage states its capacity_kwh")
 
 
-def _carrier(entry: Entry, key: str) -> str | None:
+def _carrier(entry: Entry, key: str, factors: FactorLibrary) -> str | None:
     carrier = entry.text(key)
-    if carrier and carrier not in carriers():
-        hint = did_you_mean(carrier, carriers()) or f", wanted one of {', '.join(sorted(carriers()))}"
+    known = {
+        "electricity",
+        *_HEAT,
+        *_GASES,
+        *_MORE_FUELS,
+        *(fuel.partition("@")[0] for fuel in factors.fuels),
+    }
+    if carrier and carrier not in known:
+        hint = did_you_mean(carrier, known) or f", wanted one of {', '.join(sorted(known))}"
         entry.fault(key, f"unknown carrier {carrier!r}{hint}")
     return carrier or None
 
@@ -204,15 +209,13 @@ def _factor(entry: Entry) -> str | float | None:
     return entry.number("factor", None, least=0)
 
 
-def _fuel(entry: Entry) -> str | None:
+def _fuel(entry: Entry, factors: FactorLibrary) -> str | None:
     fuel = entry.text("fuel")
-    if fuel and fuel not in fuel_ids():
-        name, _, set_id = fuel.partition("@")
-        sets = sorted(known.partition("@")[2] for known in fuel_ids() if known.startswith(f"{name}@"))
-        if sets:
-            entry.fault("fuel", f"fuel {name!r} is not in set {set_id!r}, it is in {', '.join(sets)}")
-        else:
-            entry.fault("fuel", f"unknown fuel {fuel!r}{did_you_mean(fuel, fuel_ids())}")
+    if fuel:
+        try:
+            factors.fuel(fuel)
+        except BadRequest as why:
+            entry.fault("fuel", f"{why}{did_you_mean(fuel, factors.fuels)}")
     return fuel or None
 
 
@@ -224,17 +227,20 @@ def checked_id(entry: Entry) -> str:
     return value
 
 
-def read_edges(network: Entry, nodes: Mapping[str, Node], measured: Devices) -> list[Edge]:
+def read_edges(
+    network: Entry, nodes: Mapping[str, Node], measured: Measured, factors: FactorLibrary
+) -> list[Edge]:
     """The edges, their meters resolved; the faults of the network as a whole are noted."""
     drafts: dict[str, _Draft] = {}
     for entry in network.children("edges", "edge"):
-        draft = _draft(entry, nodes)
+        draft = _draft(entry, nodes, factors)
         if draft.id in drafts:
             entry.fault("id", f"id {draft.id!r} stands twice")
         elif draft.id:
             drafts[draft.id] = draft
     for draft in drafts.values():
         _resolve_meter(draft, drafts, measured)
+    _place_remainders(drafts)
     network.finish()
     edges = [
         Edge(
@@ -252,7 +258,6 @@ def read_edges(network: Entry, nodes: Mapping[str, Node], measured: Devices) -> 
         draft.entry.skip("weight")
         draft.entry.finish()
     whole = [draft for draft in drafts.values() if draft.source and draft.target]
-    _check_remainders(whole)
     _check_cycles(drafts)
     _check_twice(drafts, nodes)
     if len(whole) == len(drafts):
@@ -260,7 +265,7 @@ def read_edges(network: Entry, nodes: Mapping[str, Node], measured: Devices) -> 
     return edges
 
 
-def _draft(entry: Entry, nodes: Mapping[str, Node]) -> _Draft:
+def _draft(entry: Entry, nodes: Mapping[str, Node], factors: FactorLibrary) -> _Draft:
     ends: list[Node | None] = []
     for key in ("from", "to"):
         name = entry.text(key, required=True)
@@ -276,13 +281,13 @@ def _draft(entry: Entry, nodes: Mapping[str, Node]) -> _Draft:
         if target.kind is NodeKind.SOURCE:
             entry.fault("to", f"{target.id} is a source, nothing enters it (feed-in goes to an export node)")
     draft = _Draft(entry, checked_id(entry), source, target)
-    draft.carrier = _edge_carrier(entry, source, target)
+    draft.carrier = _edge_carrier(draft, _carrier(entry, "carrier", factors))
     return draft
 
 
-def _edge_carrier(entry: Entry, source: Node | None, target: Node | None) -> str:
+def _edge_carrier(draft: _Draft, own: str | None) -> str:
     """The one carrier both ends agree on; a converter says nothing unless nobody else does."""
-    own = _carrier(entry, "carrier")
+    entry, source, target = draft.entry, draft.source, draft.target
     given = {own: "the edge"} if own else {}
     for node in (source, target):
         if node and node.carrier and node.kind is not NodeKind.CONVERTER:
@@ -300,7 +305,7 @@ def _edge_carrier(entry: Entry, source: Node | None, target: Node | None) -> str
     return ""
 
 
-def _resolve_meter(draft: _Draft, drafts: Mapping[str, _Draft], measured: Devices) -> None:
+def _resolve_meter(draft: _Draft, drafts: Mapping[str, _Draft], measured: Measured) -> None:
     entry = draft.entry
     direction = entry.text("direction", "", choices=("import", "export"))
     value = entry.value("meter")
@@ -314,7 +319,9 @@ def _resolve_meter(draft: _Draft, drafts: Mapping[str, _Draft], measured: Device
     if text == "remainder" or text.startswith("="):
         if direction:
             entry.fault("direction", "direction is for an edge metered by a device or a point")
-        draft.meter = _remainder(draft) if text == "remainder" else _formula(draft, text, drafts)
+        draft.meter = _formula(draft, text, drafts) if text != "remainder" else None
+    elif measured.is_unread(text):
+        return
     elif text in measured.devices:
         draft.meter = _device_meter(draft, measured.devices[text], direction, measured)
     elif text in measured.points:
@@ -325,18 +332,32 @@ def _resolve_meter(draft: _Draft, drafts: Mapping[str, _Draft], measured: Device
         entry.fault("meter", f"unknown device or point {text!r}{hint}")
 
 
-def _remainder(draft: _Draft) -> RemainderMeter | None:
-    source, target = draft.source, draft.target
-    if source is None or target is None:
-        return None
-    # A bus's or converter's inflow is known by its other edges; a source has none, so there the far end tells.
-    tells = source if source.kind in (NodeKind.BUS, NodeKind.CONVERTER) else target
-    if tells.kind not in (NodeKind.BUS, NodeKind.CONVERTER):
-        draft.entry.fault(
-            "meter", f"remainder needs a bus or converter at an end, here: {source.id}, {target.id}"
-        )
-        return None
-    return RemainderMeter(tells.id)
+def _place_remainders(drafts: Mapping[str, _Draft]) -> None:
+    """Give every remainder the node that tells it: a bus at one of its ends, or a converter; each node tells one.
+
+    An edge with one choice goes before those with two.
+    """
+    choices: dict[str, list[str]] = {}
+    for draft in drafts.values():
+        if draft.source and draft.target and draft.entry.data.get("meter") == "remainder":
+            ends = (draft.source, draft.target)
+            # A converter's balance holds its losses, so a bus tells better.
+            tell = [
+                node.id for kind in (NodeKind.BUS, NodeKind.CONVERTER) for node in ends if node.kind is kind
+            ]
+            choices[draft.id] = tell
+            if not tell:
+                names = f"{draft.source.id} and {draft.target.id} are none"
+                draft.entry.fault("meter", f"a remainder needs a bus or converter at an end; {names}")
+    taken: dict[str, str] = {}
+    for edge, tell in sorted(choices.items(), key=lambda item: len(item[1])):
+        node = next((node for node in tell if node not in taken), None)
+        if node is not None:
+            taken[node] = edge
+            drafts[edge].meter = RemainderMeter(node)
+        elif tell:
+            others = ", ".join(f"node {node} leaves {taken[node]} already" for node in tell)
+            drafts[edge].entry.fault("meter", f"at most one remainder a node: {others}")
 
 
 def _formula(draft: _Draft, text: str, drafts: Mapping[str, _Draft]) -> FormulaMeter | None:
@@ -351,7 +372,7 @@ def _formula(draft: _Draft, text: str, drafts: Mapping[str, _Draft]) -> FormulaM
     return FormulaMeter(formula)
 
 
-def _device_meter(draft: _Draft, device: Device, direction: str, measured: Devices) -> PointMeter | None:
+def _device_meter(draft: _Draft, device: Device, direction: str, measured: Measured) -> PointMeter | None:
     by_quantity: dict[str, Point] = {}
     for point_id in device.points:
         point = measured.points[point_id]
@@ -405,7 +426,7 @@ def _family(carrier: str) -> str:
     return "heat" if carrier in _HEAT else "amount"
 
 
-def _point_meter(draft: _Draft, point: Point, direction: str, measured: Devices) -> PointMeter | None:
+def _point_meter(draft: _Draft, point: Point, direction: str, measured: Measured) -> PointMeter | None:
     entry = draft.entry
     natural = _natural_direction(point.quantity)
     if direction and natural and direction != natural and point.quantity.startswith("active_energy"):
@@ -442,21 +463,11 @@ def _natural_direction(quantity: str) -> str:
     return ""
 
 
-def _power_beside(register: Point, measured: Devices) -> str | None:
+def _power_beside(register: Point, measured: Measured) -> str | None:
     device = measured.devices.get(register.device or "")
     names = _POWERS.get(register.quantity, ())
     beside = {measured.points[point_id].quantity: point_id for point_id in (device.points if device else ())}
     return next((beside[name] for name in names if name in beside), None)
-
-
-def _check_remainders(drafts: Iterable[_Draft]) -> None:
-    first: dict[str, str] = {}
-    for draft in drafts:
-        if isinstance(draft.meter, RemainderMeter):
-            other = first.setdefault(draft.meter.node, draft.id)
-            if other != draft.id:
-                reason = f"node {draft.meter.node} has the remainder {other} already, it can leave only one"
-                draft.entry.fault("meter", reason)
 
 
 def _check_cycles(drafts: Mapping[str, _Draft]) -> None:
@@ -537,7 +548,7 @@ def _check_sum(draft: _Draft, formula: Formula, drafts: Mapping[str, _Draft], re
 
 
 def _shares(formula: Formula) -> dict[str, float] | None:
-    """What each edge is multiplied by, where the formula is a weighted sum; None where it is not."""
+    """What each edge is multiplied by where the formula is a weighted sum; None where it is not."""
     stack: list[tuple[float, dict[str, float]]] = []
     for item in formula.postfix:
         if isinstance(item, float):
@@ -609,6 +620,8 @@ def _check_shape(network: Entry, nodes: Mapping[str, Node], drafts: list[_Draft]
             continue
         if node.kind in (NodeKind.LOAD, NodeKind.EXPORT) and node.id not in fed:
             entry.fault(None, f"this {node.kind.value} cannot be reached from any source")
+        elif node.kind is not NodeKind.SOURCE and not into[node.id]:
+            entry.fault(None, f"nothing flows into this {node.kind.value}")
         if node.kind is NodeKind.STORAGE:
             for draft in (*into[node.id], *out_of[node.id]):
                 if isinstance(draft.meter, RemainderMeter):

@@ -36,9 +36,7 @@ COLUMNS: Final = (
     "node_id",
 )  # fmt: skip
 MORE_COLUMNS: Final = ("bit", "element", "time_path", "reduce")  # read where they stand
-TYPES: Final = frozenset(
-    {"int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64", "bcd16", "bcd32", "bit"}
-)
+TYPES: Final = frozenset(WORDS) - {"acc32", "sunssf"}  # those two mean something only beside a SunSpec model
 POINT_ID: Final = re.compile(r"[a-z0-9][a-z0-9_.\-]*")
 _NODE_ID: Final = re.compile(r"(ns=\d+;|nsu=[^;]+;)?([isgb])=(.+)")
 _MODBUS_COLUMNS: Final = ("address", "function", "type", "byte_order", "word_order", "bit")
@@ -109,9 +107,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ListedPoint:
-    """A point of the list and where it stands."""
+    """A row of the list: its point where it could be read, what it says it is, where it stands."""
 
-    point: Point
+    point: Point | None
+    id: str
+    device: str
     place: Place
 
 
@@ -130,13 +130,16 @@ def read_point_list(
     connections: Mapping[str, Connection],
     faults: list[Fault],
 ) -> list[ListedPoint]:
-    """Every point of the list that could be read; what could not is in `faults`."""
-    listed = []
-    for row in _rows(file, faults):
-        point = _point(row, quantities, devices, connections)
-        if point is not None:
-            listed.append(ListedPoint(point, row.place("point")))
-    return listed
+    """Every row of the list; one that could not be read has no point, and its faults noted."""
+    return [
+        ListedPoint(
+            _point(row, quantities, devices, connections),
+            row.text("point"),
+            row.text("device"),
+            row.place("point"),
+        )
+        for row in _rows(file, faults)
+    ]
 
 
 def _point(
@@ -196,7 +199,9 @@ def _point(
             row.fault("counter_max", str(why))
         if quantity is not None and quantity.kind is not Kind.COUNTER:
             row.fault("counter_max", f"counter_max on {quantity.id}, which is no counter")
-    invalid_values = () if isinstance(source, ModbusSource) else _invalid_values(row)
+    invalid_values = () if isinstance(source, ModbusSource) else _invalid_values(row, source)
+    if point_id in devices:
+        row.fault("point", f"id {point_id!r} is a device's; an edge could not tell them apart")
     if len(row.faults) > before or quantity is None:
         return None
     return Point(
@@ -340,13 +345,17 @@ def _invalid_patterns(row: Row, type_: str) -> tuple[int, ...]:
     return tuple(patterns)
 
 
-def _invalid_values(row: Row) -> tuple[float, ...]:
+def _invalid_values(row: Row, source: Source | None) -> tuple[float, ...]:
+    """What the sentinels, written as they come, are once they are scaled like any value."""
+    scale, offset = (source.scale, source.offset) if source else (1.0, 0.0)
     values = []
     for text in row.text("sentinel").split():
         try:
-            values.append(float(int(text, 16)) if text.lower().startswith("0x") else float(text))
+            number = float(int(text, 16)) if text.lower().startswith("0x") else float(text)
         except ValueError:
             row.fault("sentinel", f"sentinel is {text!r}, wanted a number such as -9999")
+            continue
+        values.append(number * scale + offset)
     return tuple(values)
 
 

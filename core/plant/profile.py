@@ -146,9 +146,9 @@ class ProfileShelf:
 
 
 def device_point(
-    device_id: str, point: ProfilePoint, ct_ratio: float, vt_ratio: float, period_s: float
+    device_id: str, point: ProfilePoint, ct_ratio: float, vt_ratio: float, period_s: float, connected: bool
 ) -> Point:
-    """A profile's point on one device, its transformer ratios folded into the scale."""
+    """A profile's point on one device, its ratios folded into the scale; without a connection it is imported."""
     quantity, source = point.quantity, point.source
     ratio = transformer_ratio(quantity.id, ct_ratio, vt_ratio)
     source = replace(source, scale=source.scale * ratio, offset=source.offset * ratio)
@@ -159,7 +159,7 @@ def device_point(
         unit=quantity.unit,
         kind=quantity.kind,
         device=device_id,
-        source=source,
+        source=source if connected else None,
         name=quantity.zh,
         period_s=period_s,
         counter_modulus=modulus,
@@ -324,19 +324,14 @@ def _no_twins(entry: Entry, points: Sequence[ProfilePoint]) -> None:
 
 def _read_opcua(entry: Entry, profile_id: str, quantities: Mapping[str, Quantity]) -> Profile:
     # What a real server does and how a simulated one is set up stands in the same file for people.
-    entry.skip("endpoint", "engineering_units", "quality_rules", "node_id_styles", "faults_to_simulate")
-    options: dict[str, object] = {}
-    subscription = entry.child("subscription")
-    if subscription is not None:
-        subscription.skip("discard_oldest", "deadband")
-        for key, unit in (("publishing_interval_ms", "publish_interval_s"), ("sampling_interval_ms", "")):
-            milliseconds = subscription.number(key, None, above=0)
-            if milliseconds is not None:
-                options[unit or "sampling_interval_s"] = milliseconds / 1000
-        size = subscription.integer("queue_size", None, least=1, most=100_000)
-        if size is not None:
-            options["queue_size"] = size
-        subscription.finish()
+    entry.skip(
+        "endpoint",
+        "subscription",
+        "engineering_units",
+        "quality_rules",
+        "node_id_styles",
+        "faults_to_simulate",
+    )
     uri_by_index: dict[int, str] = {}
     for namespace in entry.children("namespaces", "namespace", id_key="index"):
         index = namespace.integer("index", 0, required=True, least=0, most=65535)
@@ -361,7 +356,7 @@ def _read_opcua(entry: Entry, profile_id: str, quantities: Mapping[str, Quantity
         one.finish()
     entry.finish()
     _no_twins(entry, points)
-    return Profile(profile_id, frozenset({Protocol.OPCUA}), tuple(points), options=options)
+    return Profile(profile_id, frozenset({Protocol.OPCUA}), tuple(points))
 
 
 def _with_uri(node_id: str, uri_by_index: Mapping[int, str]) -> str:
