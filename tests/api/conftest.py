@@ -99,7 +99,7 @@ class MemoryStore:
         self.corrections: list[Correction] = []
         self.away = False
         self.asked: dict[str, tuple[Any, ...]] = {}
-        self.answers: dict[str, Series] = {}
+        self.answers: dict[str, Series | Callable[..., Series]] = {}
 
     async def write(self, batch: SampleBatch, correction: Correction | None = None) -> WriteReport:
         self._check()
@@ -164,7 +164,8 @@ class MemoryStore:
     def _series(self, what: str, asked: tuple[Any, ...]) -> Series:
         self._check()
         self.asked[what] = asked
-        return self.answers.get(what, Series((), np.array([], dtype=np.int64), {}))
+        answer = self.answers.get(what, Series((), np.array([], dtype=np.int64), {}))
+        return answer if isinstance(answer, Series) else answer(*asked)
 
     def _check(self) -> None:
         if self.away:

@@ -1,0 +1,88 @@
+// @ts-check
+// Every word of the page in both languages. One key, one meaning.
+
+/** @typedef {"zh" | "en"} Language */
+
+const words = {
+  zh: {
+    subtitle: "能碳实时监控", theme: "明暗", online: "在线", offline: "断开", connecting: "连接中",
+    estimate: "估算", powerNow: "当前用电功率", carbonNow: "当前碳排放速率", energyToday: "今日用电量",
+    carbonToday: "今日碳排放", intensityNow: "当前主母线碳强度", completeness: "数据完整率",
+    completenessOf: "今日有效读数覆盖的时间", sinceMidnight: "自零点", flowToday: "今日能流与碳流",
+    intensityToday: "今日碳强度", nodesToday: "今日各节点", node: "节点", power: "功率", complete: "完整率 %",
+    alarms: "报警", devices: "设备", noAlarms: "没有报警", noDevices: "没有设备", acknowledge: "确认",
+    acknowledgedBy: "已确认:", operator: "确认人", "active-unack": "未确认", "active-ack": "已确认",
+    "returned-unack": "已恢复,未确认", shelved: "已搁置", source: "来源", bus: "母线", converter: "转换",
+    storage: "储能", load: "用能", export: "外送", up: "在线", down: "离线", unread: "未采集", since: "自",
+    charge: "充", discharge: "放", degraded: "降级", healthDown: "故障", keyNeeded: "请输入访问密钥",
+    keyWrong: "密钥不对", enter: "进入", noFlow: "今日暂无数据", scope: "范围", failed: "操作未成功:",
+  },
+  en: {
+    subtitle: "Energy and carbon, live", theme: "Light or dark", online: "Online", offline: "Disconnected",
+    connecting: "Connecting", estimate: "estimate", powerNow: "Electric power now", carbonNow: "Carbon rate now",
+    energyToday: "Electricity today", carbonToday: "Carbon today", intensityNow: "Main bus intensity now",
+    completeness: "Data completeness", completenessOf: "of today backed by good readings",
+    sinceMidnight: "since midnight", flowToday: "Energy and carbon flow today",
+    intensityToday: "Carbon intensity today", nodesToday: "Nodes today", node: "Node", power: "Power",
+    complete: "Complete %", alarms: "Alarms", devices: "Devices", noAlarms: "No alarms", noDevices: "No devices",
+    acknowledge: "Acknowledge", acknowledgedBy: "Acknowledged by ", operator: "Operator",
+    "active-unack": "unacknowledged", "active-ack": "acknowledged", "returned-unack": "returned, unacknowledged",
+    shelved: "shelved", source: "Sources", bus: "Buses", converter: "Conversion", storage: "Storage",
+    load: "Loads", export: "Export", up: "up", down: "down", unread: "not read here", since: "since",
+    charge: "charging", discharge: "discharging", degraded: "Degraded", healthDown: "Down",
+    keyNeeded: "A key is needed", keyWrong: "That key is not right", enter: "Enter",
+    noFlow: "No data today yet", scope: "Scope", failed: "That did not work: ",
+  },
+};
+
+/** @type {Language} */
+let language = read();
+
+/** @returns {Language} */
+function read() {
+  const kept = localStorage.getItem("ecmc.language");
+  if (kept === "zh" || kept === "en") return kept;
+  return navigator.language.startsWith("zh") ? "zh" : "en";
+}
+
+export function inLanguage() {
+  return language;
+}
+
+/** @param {Language} next */
+export function speak(next) {
+  language = next;
+  localStorage.setItem("ecmc.language", next);
+}
+
+/** @param {string} key @returns {string} */
+export function word(key) {
+  return /** @type {Record<string, string>} */ (words[language])[key] ?? key;
+}
+
+/** A name the server gives in both languages. @param {{zh: string, en: string} | null} label */
+export function named(label) {
+  return label ? label[language] : "";
+}
+
+/** Figures as people read them: four digits are enough, an unknown one is a dash.
+ * @param {number | null | undefined} value @param {number} [digits] */
+export function figure(value, digits) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  const size = Math.abs(value);
+  const places = digits ?? (size >= 100 ? 0 : size >= 10 ? 1 : 2);
+  return value.toLocaleString(language === "zh" ? "zh-CN" : "en-GB", {
+    minimumFractionDigits: places, maximumFractionDigits: places,
+  });
+}
+
+/** Put the words into the page. */
+export function write() {
+  document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
+  for (const element of document.querySelectorAll("[data-word]")) {
+    element.textContent = word(element.getAttribute("data-word") ?? "");
+  }
+  for (const element of document.querySelectorAll("[data-title]")) {
+    element.setAttribute("title", word(element.getAttribute("data-title") ?? ""));
+  }
+}
