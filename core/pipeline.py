@@ -62,11 +62,18 @@ class Pipeline:
         self._open = None
 
     def stocks_now(self) -> Stocks | None:
-        """What the storages hold at the end of the newest computed hour."""
-        if self._open is None:
+        """What the storages held when that was last known."""
+        hour = self._open
+        if hour is None or hour.interval_stock_kwh is None or hour.interval_stock_kg is None:
             return None
+        known = np.isfinite(hour.interval_stock_kwh).all(axis=0) & np.isfinite(hour.interval_stock_kg).all(
+            axis=(0, 1)
+        )
+        if not known.any():
+            return None
+        at = int(np.flatnonzero(known)[-1])
         return Stocks(
-            self._open.storages, self._open.flows, self._open.stock_kwh[:, -1], self._open.stock_kg[:, :, -1]
+            hour.storages, hour.flows, hour.interval_stock_kwh[:, at], hour.interval_stock_kg[:, :, at]
         )
 
     async def run(self) -> None:
@@ -201,26 +208,15 @@ class Pipeline:
     async def _patched(self, span: Span) -> WindowResult | None:
         """The newest hour with only the span's base intervals computed anew; None where that hour isn't at hand."""
         hour, engine = self._open, self._engine
-        if (
-            hour is None
-            or hour.start_ns != span.start_ns // HOUR_NS * HOUR_NS
-            or hour.interval_stock_kwh is None
-        ):
+        if hour is None or hour.start_ns != span.start_ns // HOUR_NS * HOUR_NS:
+            return None
+        stock_kwh, stock_kg = hour.interval_stock_kwh, hour.interval_stock_kg
+        if stock_kwh is None or stock_kg is None:
             return None
         first = (span.start_ns - hour.start_ns) // hour.base_ns
-        stocks = Stocks(
-            engine.storages,
-            engine.flows,
-            hour.interval_stock_kwh[:, first],
-            hour.interval_stock_kg[:, :, first],
-        )
-        # Later intervals of the hour that have data are recomputed too: their stocks rest on these.
-        seen = np.flatnonzero(np.isfinite(hour.in_kwh).any(axis=0))
-        last = max(int(seen[-1]) + 1 if seen.size else 0, (span.end_ns - hour.start_ns) // hour.base_ns)
-        last = min(last, hour.intervals)
-        part = await self._computed(
-            hour.start_ns + first * hour.base_ns, hour.start_ns + last * hour.base_ns, stocks
-        )
+        stocks = Stocks(engine.storages, engine.flows, stock_kwh[:, first], stock_kg[:, :, first])
+        # To the hour's end, for the stocks of later intervals rest on these.
+        part = await self._computed(hour.start_ns + first * hour.base_ns, hour.end_ns, stocks)
         return hour.patched(part)
 
     async def _computed(self, start_ns: int, end_ns: int, stocks: Stocks | None) -> WindowResult:

@@ -135,11 +135,11 @@ class WindowResult:
         return self._cut(first, self.intervals)
 
     def patched(self, part: WindowResult) -> WindowResult:
-        """This hour with the base intervals of `part` in place of its own; stocks end as those of `part` end."""
+        """This hour with the base intervals of `part`, which ends with it, in place of its own."""
         first = (part.start_ns - self.start_ns) // self.base_ns
         last = first + part.intervals
-        if first < 0 or last > self.intervals or part.edges != self.edges or part.nodes != self.nodes:
-            raise ValueError("only a part of the same hour and network can be patched in")
+        if first < 0 or last != self.intervals or part.edges != self.edges or part.nodes != self.nodes:
+            raise ValueError("only the rest of the same hour and network can be patched in")
 
         def put(mine: npt.NDArray[_T], theirs: npt.NDArray[_T]) -> npt.NDArray[_T]:
             whole = mine.copy()
@@ -151,10 +151,8 @@ class WindowResult:
         assert part.interval_stock_kwh is not None
         assert part.interval_stock_kg is not None
         stock_kwh, stock_kg = self.interval_stock_kwh.copy(), self.interval_stock_kg.copy()
-        stock_kwh[..., first : last + 1] = part.interval_stock_kwh
-        stock_kg[..., first : last + 1] = part.interval_stock_kg
-        stock_kwh[..., last + 1 :] = part.interval_stock_kwh[..., -1:]
-        stock_kg[..., last + 1 :] = part.interval_stock_kg[..., -1:]
+        stock_kwh[..., first:] = part.interval_stock_kwh
+        stock_kg[..., first:] = part.interval_stock_kg
         energy = IntervalEnergy(
             put(self.energy.energy_kwh, part.energy.energy_kwh),
             put(self.energy.covered, part.energy.covered),

@@ -131,7 +131,7 @@ def test_patching_a_minute_gives_what_computing_the_hour_gives(small_plant: Plan
     held = Stocks(engine.storages, engine.flows, np.array([20.0]), np.full((1, len(engine.flows)), 5.0))
 
     hour = engine.compute(early, START, START + HOUR_NS, held, KNOWN)
-    first, last = 9, 20
+    first, last = 9, 60
     stocks = Stocks(
         hour.storages, hour.flows, hour.interval_stock_kwh[:, first], hour.interval_stock_kg[:, :, first]
     )
