@@ -145,10 +145,8 @@ def level_of(region: str) -> str:
     return "provincial" if region.startswith("CN-") else "national"
 
 
-def valid_ns(valid: str | None, zone: ZoneInfo) -> int:
-    """The first instant of a year, a date (both cut in the zone) or an RFC 3339 time; None is before all time."""
-    if valid is None:
-        return -(2**62)
+def valid_ns(valid: str, zone: ZoneInfo) -> int:
+    """The first instant of a year, a date (both cut in the zone) or an RFC 3339 time."""
     if "T" in valid:
         return parse_rfc3339(valid)
     if len(valid) == 4:

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -126,17 +127,15 @@ def read_own_factors(content: bytes, file: str) -> tuple[FactorRow, ...]:
 
 def _check_overlaps(rows: Sequence[FactorRow], file: str) -> None:
     utc = ZoneInfo("UTC")
-    faults = []
-    for before in rows:
-        for after in rows:
-            if before.series != after.series or before.valid_to is None:
-                continue
-            if (
-                valid_ns(before.valid_from, utc)
-                < valid_ns(after.valid_from, utc)
-                < valid_ns(before.valid_to, utc)
-            ):
-                faults.append(Fault(file, 0, 0, f"factor {after.id} begins before {before.id} ends"))
+    in_time = sorted(rows, key=lambda row: (row.series, valid_ns(str(row.valid_from), utc)))
+    faults = [
+        Fault(file, 0, 0, f"factor {after.id} begins before {before.id} ends")
+        for before, after in pairwise(in_time)
+        if before.series == after.series
+        and before.valid_to is not None
+        and before.valid_from != after.valid_from  # the same period published anew
+        and valid_ns(str(after.valid_from), utc) < valid_ns(before.valid_to, utc)
+    ]
     if faults:
         raise FaultyInput(faults)
 
@@ -355,11 +354,12 @@ def _steam_table(folder: Path) -> tuple[SteamTable, list[Fault]]:
     return SteamTable(boiling[:, 0], boiling[:, 1], boiling[:, 2], isobars), sheet.faults
 
 
+@lru_cache(maxsize=64)
 def hourly_file(factor: str) -> tuple[Path, str] | None:
     """File and column of a shipped hourly series, `hourly:US-MISO:direct`; None where the id names no such."""
     table, _, rest = factor.partition(":")
     zone, _, kind = rest.partition(":")
-    if table != "hourly" or kind not in ("direct", "lifecycle"):
+    if table != "hourly" or kind not in ("direct", "lifecycle") or not zone.replace("-", "").isalnum():
         return None
     found = sorted(TABLES.glob(f"hourly_intensity_{zone.lower().replace('-', '_')}_*.csv.gz"))
     return (found[-1], kind) if found else None

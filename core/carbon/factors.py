@@ -13,6 +13,7 @@ The tables lie in `tables/`; a plant adds its own and its suppliers' rows in
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -28,7 +29,9 @@ from core.carbon.steam import SteamTable
 from core.errors import BadRequest, Fault, FaultyInput
 from core.samples import Flags, Floats, Times
 
-__all__ = ["FactorColumn", "FactorLibrary", "FactorRow", "Fuel", "constant_column"]
+__all__ = ["FactorColumn", "FactorLibrary", "FactorRow", "Fuel", "constant_column", "unknown_column"]
+
+_ALWAYS, _NEVER = -(2**62), 2**62  # ns, beyond any time a plant will see
 
 
 class FactorColumn(NamedTuple):
@@ -54,6 +57,7 @@ class FactorLibrary:
     steam: SteamTable
     row_by_id: Mapping[str, FactorRow] = field(init=False)
     series: Mapping[str, tuple[FactorRow, ...]] = field(init=False)
+    _read: dict[tuple[str, ZoneInfo], _Dated] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         series: dict[str, list[FactorRow]] = {}
@@ -196,12 +200,14 @@ class FactorLibrary:
             level: national, regional or provincial, up from the region; None: the level its code names.
         """
         at = self.region_at(region, level)
-        rows = () if at is None else self._grid_rows(at, kind)
-        return _column(_steps(rows, zone, known_at_ns), time_ns)
+        series = None if at is None else self._grid_series(at, kind)
+        if series is None:
+            return unknown_column(time_ns)
+        return self._dated(series, self.series[series], zone).column(time_ns, known_at_ns)
 
     def has_grid_series(self, region: str, kind: str, level: str | None = None) -> bool:
         at = self.region_at(region, level)
-        return at is not None and bool(self._grid_rows(at, kind))
+        return at is not None and self._grid_series(at, kind) is not None
 
     def factor_column(
         self, factor: str | float, time_ns: Times, *, zone: ZoneInfo, known_at_ns: int
@@ -226,7 +232,7 @@ class FactorLibrary:
             rows = tuple(
                 replace(row, valid_from=None, valid_to=None, confidence=_pinned(row)) for row in rows
             )
-        return _column(_steps(rows, zone, known_at_ns), time_ns)
+        return self._dated(factor, rows, zone).column(time_ns, known_at_ns)
 
     def _rows_named(self, factor: str) -> tuple[FactorRow, ...]:
         """Rows of a series, or the one row of that id; a heat factor is also known by its bare code."""
@@ -237,21 +243,25 @@ class FactorLibrary:
                 return (self.row_by_id[name],)
         return ()
 
-    def _grid_rows(self, region: str, kind: str) -> tuple[FactorRow, ...]:
-        for table in ("grid_cn", "grid_world"):
-            rows = self.series.get(f"{table}:{region}:{kind}")
-            if rows:
-                return rows
-        return ()
+    def _grid_series(self, region: str, kind: str) -> str | None:
+        named = (f"{table}:{region}:{kind}" for table in ("grid_cn", "grid_world"))
+        return next((name for name in named if name in self.series), None)
+
+    def _dated(self, name: str, rows: Sequence[FactorRow], zone: ZoneInfo) -> _Dated:
+        key = (name, zone)
+        if key not in self._read:
+            self._read[key] = _Dated(rows, zone)
+        return self._read[key]
 
 
-def constant_column(
-    kg_per_kwh: float, row_id: str, time_ns: Times, *, unverified: bool = False
-) -> FactorColumn:
+def constant_column(kg_per_kwh: float, row_id: str, time_ns: Times) -> FactorColumn:
     """One factor at every time."""
-    return FactorColumn(
-        np.full(time_ns.shape, kg_per_kwh), (row_id,), np.full(time_ns.shape, unverified, dtype=np.bool_)
-    )
+    return FactorColumn(np.full(time_ns.shape, kg_per_kwh), (row_id,), np.zeros(time_ns.shape, np.bool_))
+
+
+def unknown_column(time_ns: Times) -> FactorColumn:
+    """Without factor at every time."""
+    return FactorColumn(np.full(time_ns.shape, np.nan), (), np.zeros(time_ns.shape, np.bool_))
 
 
 @lru_cache(maxsize=1)
@@ -260,42 +270,56 @@ def _shipped() -> FactorLibrary:
 
 
 class _Steps(NamedTuple):
-    """Piecewise constant: from bound i on, step i + 1; step 0 lies before the first. Row -1: without factor."""
+    """Piecewise constant: from bound i on, step i + 1 holds; step 0 lies before the first."""
 
     bound_ns: Times
-    row: tuple[int, ...]
-    rows: tuple[FactorRow, ...]
+    kg_per_kwh: Floats  # NaN in a step without factor
+    unverified: Flags
+    row_id: tuple[str | None, ...]
 
 
-def _steps(rows: Sequence[FactorRow], zone: ZoneInfo, known_at_ns: int) -> _Steps:
-    def known_ns(row: FactorRow) -> int:
-        return -(2**62) if row.published is None else published_ns(row.published, zone)
+class _Dated:
+    """The rows of one series as one zone reads them, at any known time; remembers what it has worked out."""
 
-    known = [row for row in rows if known_ns(row) <= known_at_ns]
-    newest: dict[int, FactorRow] = {}
-    for row in sorted(known, key=known_ns):
-        newest[valid_ns(row.valid_from, zone)] = row
-    in_time = sorted(newest.items())
-    bound_ns: list[int] = []
-    index = [-1]
-    for i, (start_ns, row) in enumerate(in_time):
-        bound_ns.append(start_ns)
-        index.append(i)
-        if row.valid_to is not None:
-            end_ns = valid_ns(row.valid_to, zone)
-            if i + 1 == len(in_time) or end_ns < in_time[i + 1][0]:
+    def __init__(self, rows: Sequence[FactorRow], zone: ZoneInfo) -> None:
+        known_ns = [_ALWAYS if row.published is None else published_ns(row.published, zone) for row in rows]
+        in_order = sorted(range(len(rows)), key=known_ns.__getitem__)
+        self._rows = [rows[i] for i in in_order]
+        self._known_ns = [known_ns[i] for i in in_order]
+        self._zone = zone
+        self._steps: dict[int, _Steps] = {}
+
+    def column(self, time_ns: Times, known_at_ns: int) -> FactorColumn:
+        known = bisect_right(self._known_ns, known_at_ns)
+        if known not in self._steps:
+            self._steps[known] = self._of(self._rows[:known])
+        steps = self._steps[known]
+        step = np.searchsorted(steps.bound_ns, time_ns, side="right")
+        used = np.flatnonzero(np.bincount(step.ravel(), minlength=len(steps.row_id)))
+        ids = tuple(row_id for i in used.tolist() if (row_id := steps.row_id[i]) is not None)
+        return FactorColumn(steps.kg_per_kwh[step], ids, steps.unverified[step])
+
+    def _of(self, known: Sequence[FactorRow]) -> _Steps:
+        newest: dict[int, FactorRow] = {}
+        for row in known:  # by publication, so a later one of the same valid time takes its place
+            newest[_ALWAYS if row.valid_from is None else valid_ns(row.valid_from, self._zone)] = row
+        starts_ns = sorted(newest)
+        bound_ns: list[int] = []
+        rows: list[FactorRow | None] = [None]
+        for start_ns, next_ns in zip(starts_ns, [*starts_ns[1:], _NEVER], strict=False):
+            row = newest[start_ns]
+            bound_ns.append(start_ns)
+            rows.append(row)
+            end_ns = _NEVER if row.valid_to is None else valid_ns(row.valid_to, self._zone)
+            if end_ns < next_ns:
                 bound_ns.append(end_ns)
-                index.append(-1)
-    return _Steps(np.array(bound_ns, np.int64), tuple(index), tuple(row for _, row in in_time))
-
-
-def _column(steps: _Steps, time_ns: Times) -> FactorColumn:
-    step = np.searchsorted(steps.bound_ns, time_ns, side="right")
-    kg = np.array([steps.rows[i].kg_per_kwh if i >= 0 else np.nan for i in steps.row])
-    unverified = np.array([i >= 0 and steps.rows[i].unverified for i in steps.row])
-    used = np.bincount(step.ravel(), minlength=len(steps.row)) > 0
-    ids = tuple(steps.rows[i].id for i, is_used in zip(steps.row, used, strict=True) if is_used and i >= 0)
-    return FactorColumn(kg[step], ids, unverified[step])
+                rows.append(None)
+        return _Steps(
+            np.array(bound_ns, np.int64),
+            np.array([np.nan if row is None else row.kg_per_kwh for row in rows]),
+            np.array([row is not None and row.unverified for row in rows]),
+            tuple(None if row is None else row.id for row in rows),
+        )
 
 
 def _hourly_column(series: HourlySeries, time_ns: Times) -> FactorColumn:

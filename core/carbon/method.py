@@ -18,9 +18,9 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from core.carbon.factors import FactorColumn, FactorLibrary, Fuel, constant_column
+from core.carbon.factors import FactorColumn, FactorLibrary, Fuel, constant_column, unknown_column
 from core.errors import BadRequest
-from core.plant.model import Label, Node
+from core.plant.model import Label, Node, Origin
 from core.results import Basis, Scope
 from core.samples import Times
 
@@ -205,10 +205,11 @@ def source_factors(
     """
     if node.fuel is not None:
         return FactorColumn(np.zeros(time_ns.shape), (), np.zeros(time_ns.shape, dtype=np.bool_))
-    if Scope.ENERGY_INDIRECT not in method.scopes:
+    scope = Scope.DIRECT if node.origin is Origin.OWN else Scope.ENERGY_INDIRECT
+    if scope not in method.scopes:
         return constant_column(0.0, f"out-of-scope:{method.id}", time_ns)
     if node.factor is None:
-        return FactorColumn(np.full(time_ns.shape, np.nan), (), np.zeros(time_ns.shape, dtype=np.bool_))
+        return unknown_column(time_ns)
     if node.factor == "grid":
         rule = method.location if basis == Basis.LOCATION else _market_rule(method, region, library)
         return _grid_column(rule, time_ns, known_at_ns, zone, region, library)

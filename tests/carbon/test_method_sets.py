@@ -139,3 +139,11 @@ def test_a_method_set_without_an_edition_is_refused() -> None:
 def test_an_unknown_method_set_names_the_known_ones() -> None:
     with pytest.raises(BadRequest, match="ghg-protocol"):
         method_set("iso")
+
+
+def test_own_generation_with_a_factor_is_direct_and_stays_in_the_national_ets(
+    library: FactorLibrary, zone: ZoneInfo
+) -> None:
+    own = Node("genset", NodeKind.SOURCE, "electricity", Origin.OWN, 0.7)
+
+    assert factors(own, "national-ets", Basis.LOCATION, library, zone).kg_per_kwh[0] == 0.7
