@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -45,41 +46,69 @@ class Link(Protocol):
     def weight(self) -> float: ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class TraceResult:
     """Carbon of a window: N nodes, E edges, S storages in the tracer's order, A attributes, T intervals.
 
     Attributes:
-        kappa: Shape (N, A, T), kg per weighted kWh leaving; NaN of loads, of a node that passes nothing on or lies
-            in a closed loop, and where unknown. Of a storage: what its stock of the interval's start would give.
-        kg_in: Shape (N, A, T), carbon arriving by edges plus direct; NaN where unknown.
-        unallocated_kg: Shape (N, A, T), what a bus or converter received and did not pass on; of a storage, what
-            anchoring its stock booked as lost (below zero: found).
+        kg_in: Shape (N, A, T), carbon arriving by edges plus direct; NaN where unknown; zero of sources.
         passed_kwh: Shape (N, T), weighted energy that carries the node's carbon on; NaN where unknown.
         stock_kwh: Shape (S, T + 1).
         stock_kg: Shape (S, A, T + 1).
+        stock_kappa: Shape (S, A, T), what each storage's stock of the interval's start gives per kWh delivered.
+        anchored_kg: Shape (S, A, T), what anchoring a stock booked as lost; below zero: found.
         overdrawn: Shape (S, T): more was delivered than held; that interval's discharge has no known carbon.
         conservation_error: Largest relative break of sources + direct = loads + unallocated + change of stocks
             over all intervals and attributes without unknowns.
+
+    What follows from these is worked out when first asked for.
     """
 
-    kappa: Floats
     kg_in: Floats
-    unallocated_kg: Floats
     passed_kwh: Floats
     stock_kwh: Floats
     stock_kg: Floats
+    stock_kappa: Floats
+    anchored_kg: Floats
     overdrawn: Flags
     conservation_error: float
+    _tracer: Tracer = field(repr=False)
     _edge_kwh: Floats = field(repr=False)
-    _edge_source: Sequence[int] = field(repr=False)
-    _edge_weight: Sequence[float] = field(repr=False)
+    _source_kappa: Floats = field(repr=False)
 
-    @property
+    @cached_property
+    def kappa(self) -> Floats:
+        """Shape (N, A, T), kg per weighted kWh leaving.
+
+        NaN of loads, of a node that passes nothing on or lies in a closed loop, and where unknown. Of a storage:
+        what its stock of the interval's start would give.
+        """
+        kappa = np.full(self.kg_in.shape, np.nan)
+        for n in self._tracer.passing:
+            passed = self.passed_kwh[n]
+            np.divide(self.kg_in[n], passed, out=kappa[n], where=passed > 0)
+        for i, n in enumerate(self._tracer.source_nodes):
+            kappa[n] = self._source_kappa[i]
+        for s, n in enumerate(self._tracer.storage_nodes):
+            kappa[n] = self.stock_kappa[s]
+        return kappa
+
+    @cached_property
+    def unallocated_kg(self) -> Floats:
+        """Shape (N, A, T), what a bus or converter received and did not pass on; of a storage, `anchored_kg`."""
+        kept = np.zeros(self.kg_in.shape)
+        for n in self._tracer.passing:
+            kept[n] = np.where((self.passed_kwh[n] == 0) | np.isnan(self.kg_in[n]), self.kg_in[n], 0.0)
+        for s, n in enumerate(self._tracer.storage_nodes):
+            kept[n] = self.anchored_kg[s]
+        return kept
+
+    @cached_property
     def edge_kg(self) -> Floats:
-        """Shape (E, A, T), carbon on each edge; worked out when asked for, since nodes are what is kept."""
-        kg = np.empty((len(self._edge_source), *self.kappa.shape[1:]))
-        for e, (source, weight) in enumerate(zip(self._edge_source, self._edge_weight, strict=True)):
+        """Shape (E, A, T), carbon on each edge; NaN where unknown."""
+        tracer = self._tracer
+        kg = np.empty((len(tracer.edges), *self.kg_in.shape[1:]))
+        for e, (source, weight) in enumerate(zip(tracer.source_of, tracer.weight, strict=True)):
             flow_kwh = self._edge_kwh[e] * weight
             idle = (flow_kwh == 0) | (self.passed_kwh[source] == 0)
             kg[e] = np.where(idle, 0.0, flow_kwh * self.kappa[source])
@@ -124,13 +153,13 @@ class Tracer:
             self.target_of.append(target)
             self.edges_out_of[source].append(e)
             self.edges_into[target].append(e)
-        self._sources = [n for n, kind in enumerate(self.kind) if kind is NodeKind.SOURCE]
-        self._stores = [n for n, kind in enumerate(self.kind) if kind is NodeKind.STORAGE]
+        self.source_nodes = [n for n, kind in enumerate(self.kind) if kind is NodeKind.SOURCE]
+        self.storage_nodes = [n for n, kind in enumerate(self.kind) if kind is NodeKind.STORAGE]
         self.passing = [n for n, kind in enumerate(self.kind) if kind in _PASSING]
         self._sinks = [n for n, kind in enumerate(self.kind) if kind in _SINKS]
-        self._records = [nodes[n] for n in self._stores]
-        self.sources = tuple(self.nodes[n] for n in self._sources)
-        self.storages = tuple(self.nodes[n] for n in self._stores)
+        self._records = [nodes[n] for n in self.storage_nodes]
+        self.sources = tuple(self.nodes[n] for n in self.source_nodes)
+        self.storages = tuple(self.nodes[n] for n in self.storage_nodes)
         self.order = self._components()
         self._charging = self._upstream_of_charging()
 
@@ -174,7 +203,7 @@ class Tracer:
         shape = (len(self.nodes), attributes, intervals)
         if direct_kg is not None and direct_kg.shape != shape:
             raise ValueError(f"direct_kg of shape {shape} wanted, got {direct_kg.shape}")
-        stores = len(self._stores)
+        stores = len(self.storage_nodes)
         kwh = np.zeros(stores) if stock_kwh is None else np.array(stock_kwh, dtype=np.float64)
         kg = np.zeros((stores, attributes)) if stock_kg is None else np.array(stock_kg, dtype=np.float64)
         if kwh.shape != (stores,) or kg.shape != (stores, attributes):
@@ -184,17 +213,17 @@ class Tracer:
         loss = np.broadcast_to(standing_loss_kwh, (stores, intervals)) if stores else np.zeros((0, intervals))
         soc = np.full((stores, intervals), np.nan) if soc_kwh is None else soc_kwh
         result = TraceResult(
-            np.empty(shape),
             np.zeros(shape),
-            np.zeros(shape),
-            np.empty((len(self.nodes), intervals)),
+            np.zeros((len(self.nodes), intervals)),
             np.empty((stores, intervals + 1)),
             np.empty((stores, attributes, intervals + 1)),
+            np.empty((stores, attributes, intervals)),
+            np.empty((stores, attributes, intervals)),
             np.zeros((stores, intervals), dtype=np.bool_),
             0.0,
+            self,
             edge_kwh,
-            self.source_of,
-            self.weight,
+            source_kappa,
         )
         result.stock_kwh[:, 0], result.stock_kg[:, :, 0] = kwh, kg
         error = 0.0
@@ -214,7 +243,7 @@ class Tracer:
         Per weighted kWh, so that kappa = share . kappa of the sources where nothing is emitted inside. NaN where
         kappa would be.
         """
-        heads = self._sources + self._stores
+        heads = self.source_nodes + self.storage_nodes
         share = np.empty((len(self.nodes), len(heads), edge_kwh.shape[1]))
         for begin in range(0, edge_kwh.shape[1], CHUNK):
             part = slice(begin, min(begin + CHUNK, edge_kwh.shape[1]))
@@ -276,7 +305,7 @@ class Tracer:
 
     def _upstream_of_charging(self) -> list[list[int]]:
         """The components whose carbon can come into a storage within an interval."""
-        wanted = {self.source_of[e] for n in self._stores for e in self.edges_into[n]}
+        wanted = {self.source_of[e] for n in self.storage_nodes for e in self.edges_into[n]}
         upstream: list[list[int]] = []
         for component in reversed(self.order):
             if wanted.intersection(component):
@@ -300,57 +329,48 @@ class Tracer:
 
         The carbon charged is linear in what the storages give: charged = fixed + sum over r of share_r . kappa_r.
         """
-        if not self._stores:
+        if not self.storage_nodes:
             return
         attributes = source_kappa.shape[1]
-        keep: list[list[float]] = []
-        scale: list[list[float]] = []
-        per_kg: list[list[float]] = []
-        for s, (n, record) in enumerate(zip(self._stores, self._records, strict=True)):
-            moved = _move_stock(
-                float(result.stock_kwh[s, part.start]),
-                (np.nan_to_num(flows.inflow(n)) * record.charge_efficiency).tolist(),
-                (np.nan_to_num(flows.passed[n]) / record.discharge_efficiency).tolist(),
-                loss_kwh[s].tolist(),
-                soc_kwh[s].tolist(),
+        stores = len(self.storage_nodes)
+        held = result.stock_kwh[:, part.start : part.stop + 1]
+        keep = np.empty((stores, flows.intervals))
+        scale = np.empty((stores, flows.intervals))
+        per_kg = np.empty((stores, flows.intervals))
+        for s, (n, record) in enumerate(zip(self.storage_nodes, self._records, strict=True)):
+            drawn = np.nan_to_num(flows.passed[n]) / record.discharge_efficiency
+            held[s, 1:], keep[s], scale[s], overdrawn = _move_stock(
+                float(held[s, 0]),
+                np.nan_to_num(flows.inflow(n)) * record.charge_efficiency,
+                drawn,
+                loss_kwh[s],
+                soc_kwh[s],
             )
-            result.stock_kwh[s, part.start + 1 : part.stop + 1] = moved.kwh_after
-            result.overdrawn[s, part] = moved.overdrawn
-            keep.append(moved.keep)
-            scale.append(moved.scale)
-            held = result.stock_kwh[s, part]
-            with np.errstate(divide="ignore"):
-                gives = np.where(held > 0, 1.0 / (held * record.discharge_efficiency), np.nan)
-            gives[result.overdrawn[s, part]] = np.nan
-            per_kg.append(gives.tolist())
+            result.overdrawn[s, part] = overdrawn
+            per_kg[s] = np.nan
+            known = (held[s, :-1] > 0) & ~overdrawn
+            np.divide(1.0, held[s, :-1] * record.discharge_efficiency, out=per_kg[s], where=known)
 
-        heads = {n: source_kappa[i] for i, n in enumerate(self._sources)}
+        heads = {n: source_kappa[i] for i, n in enumerate(self.source_nodes)}
         nothing = np.zeros((attributes, flows.intervals))
-        empty = _Sweep(flows, heads | dict.fromkeys(self._stores, nothing), direct_kg, attributes)
+        empty = _Sweep(flows, heads | dict.fromkeys(self.storage_nodes, nothing), direct_kg, attributes)
         empty.run(self._charging)
-        fixed = [empty.arriving(n).tolist() for n in self._stores]
-        none = dict.fromkeys(self._sources, np.zeros((len(self._stores), flows.intervals)))
-        given = _Sweep(flows, none | _unit_columns(self._stores, flows.intervals), None, len(self._stores))
+        fixed = np.stack([empty.arriving(n) for n in self.storage_nodes])
+        none = dict.fromkeys(self.source_nodes, np.zeros((stores, flows.intervals)))
+        given = _Sweep(flows, none | _unit_columns(self.storage_nodes, flows.intervals), None, stores)
         given.run(self._charging)
-        share = [given.arriving(n) for n in self._stores]
-        coupled = [
-            [(r, share[s][r].tolist()) for r in range(len(self._stores)) if share[s][r].any()]
-            for s in range(len(self._stores))
-        ]
+        share = np.stack([given.arriving(n) for n in self.storage_nodes])
+        back = np.where(share == 0, 0.0, share * per_kg)  # of each kg held, what comes back into a store
+        kg = result.stock_kg[:, :, part.start : part.stop + 1]
         for a in range(attributes):
-            stocks, lost = _move_carbon(
-                result.stock_kg[:, a, part.start].tolist(),
-                keep,
-                scale,
-                per_kg,
-                [fixed[s][a] for s in range(len(self._stores))],
-                coupled,
-            )
-            result.stock_kg[:, a, part.start + 1 : part.stop + 1] = stocks
-            result.unallocated_kg[self._stores, a, part] = lost
-        for s, n in enumerate(self._stores):
-            gives = np.array(per_kg[s])
-            result.kappa[n, :, part] = result.stock_kg[s, :, part] * gives
+            kg[:, a, 1:] = _move_carbon(kg[:, a, 0].tolist(), keep, scale, back, fixed[:, a])
+        result.stock_kappa[:, :, part] = kg[:, :, :-1] * per_kg[:, None]
+        result.anchored_kg[:, :, part] = 0.0
+        for s in np.flatnonzero((scale != 1.0).any(axis=1)).tolist():
+            stock = keep[s] * kg[s, :, :-1] + fixed[s]
+            for r in range(stores):
+                stock += back[s, r] * kg[r, :, :-1]
+            result.anchored_kg[s, :, part] = np.where(scale[s] == 1.0, 0.0, stock - kg[s, :, 1:])
 
     # -- the final sweep ------------------------------------------------------------------------------------
 
@@ -359,43 +379,33 @@ class Tracer:
     ) -> float:
         """Sweep with everything known, write the columns, and return the conservation error."""
         attributes = source_kappa.shape[1]
-        heads = {n: source_kappa[i] for i, n in enumerate(self._sources)}
-        heads |= {n: result.kappa[n, :, part] for n in self._stores}
+        heads = {n: source_kappa[i] for i, n in enumerate(self.source_nodes)}
+        heads |= {n: result.stock_kappa[s, :, part] for s, n in enumerate(self.storage_nodes)}
         kg = {n: result.kg_in[n, :, part] for n in range(len(self.nodes))}
         sweep = _Sweep(flows, heads, direct_kg, attributes, into=kg)
         sweep.run(self.order)
-        kappa = sweep.kappa
         brought = np.zeros((attributes, flows.intervals))
         found = np.zeros_like(brought)
-        for n in self._sources:
-            result.kappa[n, :, part] = kappa[n]
-            brought += _carried(flows.passed[n], kappa[n], True)
-        for n in self.passing:
-            passed = flows.passed[n]
-            if (passed > 0).all():
-                result.kappa[n, :, part] = kappa[n]
-                if np.isnan(kg[n]).any():
-                    result.unallocated_kg[n, :, part] = np.where(np.isnan(kg[n]), np.nan, 0.0)
-            else:
-                result.kappa[n, :, part] = np.where(passed == 0, np.nan, kappa[n])
-                kept = np.where((passed == 0) | np.isnan(kg[n]), kg[n], 0.0)
-                result.unallocated_kg[n, :, part] = kept
-                found += kept
-        for n in self._sinks + self._stores:
-            sweep.arriving(n)
-            if self.kind[n] in _SINKS:
-                result.kappa[n, :, part] = np.nan
-                found += kg[n]
+        for n in self.source_nodes:
+            brought += (
+                _carried(flows.passed[n], heads[n]) if n in sweep.partial else flows.passed[n] * heads[n]
+            )
+        for n, ends in flows.ending.items():
+            found += np.where(ends, kg[n], 0.0)
+        for n in self._sinks:
+            found += sweep.arriving(n)
         held = np.zeros_like(brought)
-        for s, n in enumerate(self._stores):
-            found += result.unallocated_kg[n, :, part]
+        for s, n in enumerate(self.storage_nodes):
+            sweep.arriving(n)
+            found += result.anchored_kg[s, :, part]
             found += result.stock_kg[s, :, part.start + 1 : part.stop + 1] - result.stock_kg[s, :, part]
             held += result.stock_kg[s, :, part]
         if direct_kg is not None:
             for n in range(len(self.nodes)):
                 brought += direct_kg[n]
-        for n in range(len(self.nodes)):
-            result.passed_kwh[n, part] = flows.passed[n]
+        for n, edges in enumerate(self.edges_out_of):
+            if edges:
+                result.passed_kwh[n, part] = flows.passed[n]
         size = np.maximum(np.abs(brought), held)
         with np.errstate(divide="ignore", invalid="ignore"):
             error = np.where(size > 0, np.abs(brought - found) / size, np.abs(found))
@@ -415,33 +425,40 @@ class _Flows:
         self.tracer = tracer
         self._edge_kwh = edge_kwh
         self.intervals = edge_kwh.shape[1]
-        with np.errstate(invalid="ignore"):
-            wrong = ((edge_kwh < 0) | np.isinf(edge_kwh)).any(axis=1)
-        if wrong.any():
-            e = int(np.flatnonzero(wrong)[0])
-            bad = edge_kwh[e][(edge_kwh[e] < 0) | np.isinf(edge_kwh[e])][0]
-            raise ValueError(f"edge {tracer.edges[e]!r} carries {bad} kWh, a number from 0 up is wanted")
+        low, high = float(edge_kwh.min(initial=0.0)), float(edge_kwh.max(initial=0.0))
+        silent = math.isnan(low)
+        if silent:
+            low, high = float(np.nanmin(edge_kwh, initial=0.0)), float(np.nanmax(edge_kwh, initial=0.0))
+        if low < 0 or math.isinf(high):
+            wrong = low if low < 0 else high
+            e = int(np.flatnonzero((edge_kwh == wrong).any(axis=1))[0])
+            raise ValueError(f"edge {tracer.edges[e]!r} carries {wrong} kWh, a number from 0 up is wanted")
         self.flow = [
             edge_kwh[e] if weight == 1.0 else edge_kwh[e] * weight for e, weight in enumerate(tracer.weight)
         ]
         self.passed = [self._sum(tracer.edges_out_of[n], self.flow) for n in range(len(tracer.nodes))]
         self.hidden: dict[int, Floats] = {}
-        if np.isnan(edge_kwh).any():
+        if silent:
             self._bridge_silence()
         self._cut_closed_loops()
         self.unfed = {n: unfed for n in tracer.passing if (unfed := self._unfed(n, direct_kg)) is not None}
-        self.divisor = {n: np.where(self.passed[n] > 0, self.passed[n], 1.0) for n in tracer.passing}
-        for n, hidden in self.hidden.items():
-            self.divisor[n][np.isnan(hidden)] = np.nan
+        self.ending: dict[int, Flags] = {}  # nodes that pass nothing on, and when
+        self.divisor: dict[int, Floats] = {}
+        for n in tracer.passing:
+            self.divisor[n] = passed = self.passed[n]
+            if not passed.all():
+                self.ending[n] = passed == 0
+                self.divisor[n] = np.where(self.ending[n], 1.0, passed)
+        self.certain = not (self.unfed or self.hidden)
 
     def inflow(self, n: int) -> Floats:
         return self._sum(self.tracer.edges_into[n], self._edge_kwh)
 
     def _sum(self, edges: Sequence[int], columns: Sequence[Floats] | Floats) -> Floats:
-        if len(edges) == 1:
-            return columns[edges[0]]
-        total = np.zeros(self.intervals)
-        for e in edges:
+        if len(edges) < 2:
+            return columns[edges[0]] if edges else np.zeros(self.intervals)
+        total: Floats = columns[edges[0]] + columns[edges[1]]
+        for e in edges[2:]:
             total += columns[e]
         return total
 
@@ -466,7 +483,7 @@ class _Flows:
             rest = np.maximum(self.inflow(n) - shown, 0.0) if lossless else np.full(self.intervals, np.nan)
             hidden[silent] = rest[silent]
             self.hidden[n] = hidden
-            self.passed[n] = shown + hidden
+            self.passed[n] = shown + hidden  # NaN where even the rest is unknown
 
     def _cut_closed_loops(self) -> None:
         """Take away the flows of nodes from which nothing leads out of the network: they keep their carbon."""
@@ -505,7 +522,10 @@ class _Flows:
 
     def _unfed(self, n: int, direct_kg: Floats | None) -> Flags | None:
         """Where node n passes energy on although nothing arrives and nothing is emitted there; None if nowhere."""
-        unfed = (self.inflow(n) == 0) & (self.passed[n] != 0)
+        inflow = self.inflow(n)
+        if inflow.all():
+            return None
+        unfed = (inflow == 0) & (self.passed[n] != 0)
         if direct_kg is not None and unfed.any():
             for column in direct_kg[n]:
                 unfed &= column == 0
@@ -533,7 +553,11 @@ class _Sweep:
         self._shape = (columns, flows.intervals)
         self.kappa: dict[int, Floats] = dict(heads)
         self.received: dict[int, Floats] = {} if into is None else dict(into)
-        self._partial = {n for n, given in heads.items() if np.isnan(given).any()}
+        self.partial = {n for n, given in heads.items() if np.isnan(given).any()}
+        self._certain = (
+            flows.certain and not self.partial and (direct_kg is None or not np.isnan(direct_kg).any())
+        )
+        self._scratch = np.empty(self._shape)
 
     def run(self, order: Sequence[Sequence[int]]) -> None:
         for component in order:
@@ -545,19 +569,32 @@ class _Sweep:
                 continue
             n = component[0]
             self.kappa[n] = self.received[n] / self._flows.divisor[n]
-            if np.isnan(self.kappa[n]).any():
-                self._partial.add(n)
+            if not self._certain and np.isnan(self.kappa[n]).any():
+                self.partial.add(n)
 
     def arriving(self, n: int, besides: Sequence[int] = ()) -> Floats:
         """What node n receives, direct carbon included; edges from `besides` left out."""
         kg = self.received.get(n)
         if kg is None:
             kg = self.received[n] = np.empty(self._shape)
-        kg[:] = 0.0 if self._direct_kg is None else self._direct_kg[n]
+        written = self._direct_kg is not None
+        if self._direct_kg is not None:
+            kg[:] = self._direct_kg[n]
         for e in self._tracer.edges_into[n]:
             m = self._tracer.source_of[e]
-            if m not in besides:
-                kg += _carried(self._flows.flow[e], self.kappa[m], m in self._partial)
+            if m in besides:
+                continue
+            flow, kappa = self._flows.flow[e], self.kappa[m]
+            if m in self.partial:
+                kg[:] = kg + _carried(flow, kappa) if written else _carried(flow, kappa)
+            elif written:
+                np.multiply(flow, kappa, out=self._scratch)
+                kg += self._scratch
+            else:
+                np.multiply(flow, kappa, out=kg)
+            written = True
+        if not written:
+            kg[:] = 0.0
         if n in self._flows.unfed:
             kg[:, self._flows.unfed[n]] = np.nan
         return kg
@@ -577,13 +614,15 @@ class _Sweep:
             for e in self._tracer.edges_out_of[n]:
                 target = self._tracer.target_of[e]
                 flow = self._flows.flow[e]
+                if self._flows.hidden:
+                    flow = np.nan_to_num(flow)
                 if target in place:
-                    between[place[n], place[target]] += np.nan_to_num(flow)
+                    between[place[n], place[target]] += flow
                 else:
-                    leaving[place[n]] += np.nan_to_num(flow)
+                    leaving[place[n]] += flow
             if n in self._flows.hidden:
                 leaving[place[n]] += np.nan_to_num(self._flows.hidden[n])
-        unknown = self._unknown_inside(component, place, carbon, between)
+        unknown = None if self._certain else self._unknown_inside(component, place, carbon, between)
         if unknown is not None:
             carbon[unknown] = 0.0
         divisor = np.empty_like(leaving)
@@ -608,7 +647,7 @@ class _Sweep:
         for i, n in enumerate(component):
             self.kappa[n] = solved[i]
             if unknown is not None and unknown[i].any():
-                self._partial.add(n)
+                self.partial.add(n)
         for n in component:
             self.arriving(n)
 
@@ -633,10 +672,8 @@ class _Sweep:
         return unknown
 
 
-def _carried(flow_kwh: Floats, kappa: Floats, partial: bool) -> Floats:
+def _carried(flow_kwh: Floats, kappa: Floats) -> Floats:
     """Carbon of a flow; no flow carries none, whatever is unknown about its origin."""
-    if not partial:
-        return flow_kwh * kappa
     return np.where(flow_kwh == 0, 0.0, flow_kwh * kappa)
 
 
@@ -648,67 +685,76 @@ def _unit_columns(heads: Sequence[int], intervals: int) -> dict[int, Floats]:
     return columns
 
 
-@dataclass(frozen=True, slots=True)
-class _Moved:
-    """One storage's energy through a chunk; `keep` and `scale` are what its carbon undergoes."""
-
-    kwh_after: list[float]
-    keep: list[float]
-    scale: list[float]
-    overdrawn: list[bool]
-
-
 def _move_stock(
-    kwh: float, charged: list[float], drawn: list[float], lost: list[float], reported: list[float]
-) -> _Moved:
+    kwh: float, gained: Floats, drawn: Floats, lost: Floats, reported: Floats
+) -> tuple[list[float], list[float], list[float], Flags]:
     """Run one stock: discharge from what the interval began with, charge, standing loss, anchor.
 
     Plain floats: a recurrence has one order, and so the same bits in every window.
+
+    Returns:
+        The stock at each interval's end; the share of the carbon that stays; what anchoring multiplies it with;
+        where more was drawn than held.
     """
-    moved = _Moved([], [], [], [])
-    for gain, need, loss, report in zip(charged, drawn, lost, reported, strict=True):
-        overdrawn = need > kwh * (1 + _OVERDRAFT)
+    after: list[float] = []
+    keep: list[float] = []
+    scale: list[float] = []
+    overdrawn: list[bool] = []
+    for gain, need, loss, report in zip(
+        gained.tolist(), drawn.tolist(), lost.tolist(), reported.tolist(), strict=True
+    ):
         if need < kwh * (1 - _EMPTY):
-            keep, after = 1.0 - need / kwh, kwh - need
+            keep.append(1.0 - need / kwh)
+            overdrawn.append(False)
+            kwh = kwh - need + gain - loss
         else:
-            keep, after = (0.0 if need > 0 else 1.0), 0.0
-        after = max(after + gain - loss, 0.0)
-        scale = 1.0
-        if after > 0 and report >= 0:  # NaN: no report
-            scale, after = report / after, report
-        moved.kwh_after.append(after)
-        moved.keep.append(keep)
-        moved.scale.append(scale)
-        moved.overdrawn.append(overdrawn)
-        kwh = after
-    return moved
+            keep.append(0.0 if need > 0 else 1.0)
+            overdrawn.append(need > kwh * (1 + _OVERDRAFT))
+            kwh = gain - loss
+        if kwh < 0:
+            kwh = 0.0
+        if report >= 0 and kwh > 0:  # NaN: no report
+            scale.append(report / kwh)
+            kwh = report
+        else:
+            scale.append(1.0)
+        after.append(kwh)
+    return after, keep, scale, np.array(overdrawn, dtype=np.bool_)
 
 
 def _move_carbon(
-    kg: list[float],
-    keep: list[list[float]],
-    scale: list[list[float]],
-    per_kg: list[list[float]],
-    fixed: list[list[float]],
-    coupled: list[list[tuple[int, list[float]]]],
-) -> tuple[list[list[float]], list[list[float]]]:
-    """Run the carbon of all stocks through a chunk: stocks at the intervals' ends, and what anchoring took away."""
+    kg: list[float], keep: Floats, scale: Floats, back: Floats, fixed: Floats
+) -> list[list[float]]:
+    """Run one attribute's carbon of all stocks; shape (S, T) at the intervals' ends.
+
+    kg' = scale . (keep . kg + fixed + back @ kg), where nothing kept of an unknown stock is nothing.
+    """
     stores = range(len(kg))
+    own = [((keep[s] + back[s, s]) * scale[s]).tolist() for s in stores]
+    gain = [np.where(scale[s] == 0, 0.0, fixed[s] * scale[s]).tolist() for s in stores]
+    others = [
+        [(r, (back[s, r] * scale[s]).tolist()) for r in stores if r != s and back[s, r].any()] for s in stores
+    ]
     after: list[list[float]] = [[] for _ in stores]
-    lost: list[list[float]] = [[] for _ in stores]
-    for t in range(len(keep[0])):
+    if not any(others):
+        for s in stores:
+            held, append = kg[s], after[s].append
+            for share, more in zip(own[s], gain[s], strict=True):
+                held = share * held + more if share else more
+                append(held)
+        return after
+    for t in range(keep.shape[1]):
         was = kg
         kg = []
         for s in stores:
-            stock = (was[s] * keep[s][t] if keep[s][t] else 0.0) + fixed[s][t]
-            for r, share in coupled[s]:
-                if share[t]:
-                    stock += share[t] * (was[r] * per_kg[r][t])
-            left = stock * scale[s][t] if scale[s][t] else 0.0
-            lost[s].append(stock - left)
-            after[s].append(left)
-            kg.append(left)
-    return after, lost
+            share = own[s][t]
+            held = share * was[s] + gain[s][t] if share else gain[s][t]
+            for r, column in others[s]:
+                if column[t]:
+                    held += column[t] * was[r]
+            kg.append(held)
+            after[s].append(held)
+    return after
 
 
 def trace_case(case: Mapping[str, object]) -> dict[str, object]:
