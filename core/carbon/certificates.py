@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from enum import StrEnum
 
+from core.carbon.sheet import Sheet
 from core.errors import BadRequest
 
 KWH_PER_CERTIFICATE = 1000.0
@@ -73,6 +74,31 @@ class Event:
     technology: str = ""
     province: str = ""
     claim: str | None = None
+
+
+EVENT_COLUMNS = ("serial", "state", "on", "generated", "technology", "province", "claim")
+
+
+def read_events(content: bytes, file: str) -> tuple[Event, ...]:
+    """Events of a CSV with the columns EVENT_COLUMNS, in the file's order; the first three are required.
+
+    Raises:
+        FaultyInput: Every faulty cell by line and column.
+    """
+    sheet = Sheet.read(content, file)
+    sheet.require(EVENT_COLUMNS[:3])
+    events = []
+    for record in sheet.records():
+        serial, _, _ = (record.text(column) for column in EVENT_COLUMNS[:3])
+        state = record.parsed("state", State, f"one of {', '.join(State)}")
+        on = record.parsed("on", date.fromisoformat, "a date like 2026-03-31")
+        if serial and state is not None and on is not None:
+            generated, technology, province, claim = (
+                record.optional(name) or "" for name in EVENT_COLUMNS[3:]
+            )
+            events.append(Event(serial, state, on, generated, technology, province, claim or None))
+    sheet.raise_faults()
+    return tuple(events)
 
 
 def register(events: Iterable[Event], before: Iterable[Certificate] = ()) -> dict[str, Certificate]:

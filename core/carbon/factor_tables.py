@@ -7,13 +7,11 @@ reported in one go, by line and column, and nothing half-read is handed on.
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -22,11 +20,15 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from core.carbon.factor_row import KG_PER_KWH, UNKNOWN, FactorRow, Fuel, level_of, published_ns, valid_ns
+from core.carbon.sheet import Record, Sheet
 from core.carbon.steam import SteamTable
 from core.clock import parse_rfc3339, rfc3339
 from core.errors import Fault, FaultyInput
 from core.results import HOUR_NS
 from core.samples import Floats, Times
+
+_UTC = ZoneInfo("UTC")  # where a time is only checked or compared with its like
+_A_TIME = "a year, month, date or RFC 3339 time"
 
 TABLES = Path(__file__).parent / "tables"
 
@@ -81,7 +83,7 @@ def read_own_factors(content: bytes, file: str) -> tuple[FactorRow, ...]:
         FaultyInput: Every fault by line and column: a missing column or cell, a number that is none or
             negative, a unit that is no emission per energy, a wrong date, a row twice, overlapping periods.
     """
-    sheet = _Sheet.read(content, file)
+    sheet = Sheet.read(content, file)
     sheet.require(_OWN_REQUIRED)
     rows: list[FactorRow] = []
     for record in sheet.records():
@@ -96,7 +98,7 @@ def read_own_factors(content: bytes, file: str) -> tuple[FactorRow, ...]:
         valid_from = record.text("valid_from")
         valid_to = record.optional("valid_to")
         for column, parse in (("valid_from", valid_ns), ("valid_to", valid_ns), ("published", published_ns)):
-            record.check_time(column, parse)
+            record.parsed(column, partial(parse, zone=_UTC), _A_TIME)
         uncertainty = record.optional("uncertainty_pct")
         rows.append(
             FactorRow(
@@ -126,15 +128,14 @@ def read_own_factors(content: bytes, file: str) -> tuple[FactorRow, ...]:
 
 
 def _check_overlaps(rows: Sequence[FactorRow], file: str) -> None:
-    utc = ZoneInfo("UTC")
-    in_time = sorted(rows, key=lambda row: (row.series, valid_ns(str(row.valid_from), utc)))
+    in_time = sorted(rows, key=lambda row: (row.series, valid_ns(str(row.valid_from), _UTC)))
     faults = [
         Fault(file, 0, 0, f"factor {after.id} begins before {before.id} ends")
         for before, after in pairwise(in_time)
         if before.series == after.series
         and before.valid_to is not None
         and before.valid_from != after.valid_from  # the same period published anew
-        and valid_ns(str(after.valid_from), utc) < valid_ns(before.valid_to, utc)
+        and valid_ns(str(after.valid_from), _UTC) < valid_ns(before.valid_to, _UTC)
     ]
     if faults:
         raise FaultyInput(faults)
@@ -247,7 +248,7 @@ def read_tables(folder: Path = TABLES) -> Tables:
     faults: list[Fault] = []
     fuels: dict[str, Fuel] = {}
     for table in _SHIPPED:
-        sheet = _Sheet.read((folder / f"{table.name}.csv").read_bytes(), f"{table.name}.csv")
+        sheet = Sheet.read((folder / f"{table.name}.csv").read_bytes(), f"{table.name}.csv")
         sheet.require((table.value, table.unit, "source", "confidence"))
         for record in sheet.records():
             row = _shipped_row(table, record)
@@ -260,7 +261,7 @@ def read_tables(folder: Path = TABLES) -> Tables:
     faults += steam_faults
     if faults:
         raise FaultyInput(faults)
-    regions = _Sheet.read((folder / "grid_cn_map.csv").read_bytes(), "grid_cn_map.csv")
+    regions = Sheet.read((folder / "grid_cn_map.csv").read_bytes(), "grid_cn_map.csv")
     region_of = {
         record.text("province_code"): record.text("grid_region_code")
         for record in regions.records()
@@ -269,7 +270,7 @@ def read_tables(folder: Path = TABLES) -> Tables:
     return Tables(tuple(rows), fuels, region_of, steam)
 
 
-def _shipped_row(table: _Table, record: _Record) -> FactorRow:
+def _shipped_row(table: _Table, record: Record) -> FactorRow:
     def joined(columns: Sequence[str]) -> str:
         parts = (column[1:] if column.startswith("=") else record.text(column) for column in columns)
         separator = "@" if table.name == "fuels" else ":"
@@ -279,7 +280,7 @@ def _shipped_row(table: _Table, record: _Record) -> FactorRow:
     region = record.text(table.region) if table.region else ""
     published = record.optional(table.published) if table.published else None
     if table.published:
-        record.check_time(table.published, published_ns)
+        record.parsed(table.published, partial(published_ns, zone=_UTC), _A_TIME)
     if table.year and not (record.text(table.year).isdigit() and len(record.text(table.year)) == 4):
         record.fault(table.year, f"not a year: {record.text(table.year)!r}")
     id_ = joined(table.key)
@@ -310,7 +311,7 @@ def _shipped_row(table: _Table, record: _Record) -> FactorRow:
     )
 
 
-def _fuel(record: _Record, row: FactorRow) -> Fuel:
+def _fuel(record: Record, row: FactorRow) -> Fuel:
     per = {"GJ/t": ("t", 1.0), "GJ/10^4 Nm3": ("Nm3", 1e4)}
     unit = record.text("ncv_unit")
     if unit not in per:
@@ -336,7 +337,7 @@ def _fuel(record: _Record, row: FactorRow) -> Fuel:
 
 
 def _steam_table(folder: Path) -> tuple[SteamTable, list[Fault]]:
-    sheet = _Sheet.read((folder / "steam_enthalpy.csv").read_bytes(), "steam_enthalpy.csv")
+    sheet = Sheet.read((folder / "steam_enthalpy.csv").read_bytes(), "steam_enthalpy.csv")
     saturated: list[tuple[float, float, float]] = []
     superheated: dict[float, list[tuple[float, float]]] = {}
     for record in sheet.records():
@@ -367,7 +368,7 @@ def hourly_file(factor: str) -> tuple[Path, str] | None:
 
 @lru_cache(maxsize=16)
 def hourly_series(path: Path, kind: str) -> HourlySeries:
-    sheet = _Sheet.read(gzip.decompress(path.read_bytes()), path.name)
+    sheet = Sheet.read(gzip.decompress(path.read_bytes()), path.name)
     sheet.require(("ts_utc", "zone", f"intensity_{kind}", "unit", "quality"))
     start_ns, kg, zone = [], [], ""
     for record in sheet.records():
@@ -395,91 +396,3 @@ def hourly_series(path: Path, kind: str) -> HourlySeries:
         note="mean of the series; when it was published is not known",
     )
     return HourlySeries(row, start, start + HOUR_NS, kg_per_kwh)
-
-
-# Reading a table with its faults
-
-
-class _Sheet:
-    """A CSV with a header; gathers faults instead of stopping at the first."""
-
-    def __init__(self, file: str, header: list[str], lines: list[tuple[int, list[str]]]) -> None:
-        self.file = file
-        self.header = header
-        self.faults: list[Fault] = []
-        self.seen: dict[str, set[str | None]] = {}
-        self._lines = lines
-
-    @classmethod
-    def read(cls, content: bytes, file: str) -> _Sheet:
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = content.decode("gb18030", errors="replace")
-        reader = csv.reader(io.StringIO(text, newline=""))
-        header = [cell.strip() for cell in next(reader, [])]
-        lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
-        return cls(file, header, lines)
-
-    def require(self, columns: Iterable[str]) -> None:
-        missing = [column for column in columns if column not in self.header]
-        if missing:
-            raise FaultyInput([Fault(self.file, 1, 0, f"column {column!r} is missing") for column in missing])
-
-    def records(self) -> Iterable[_Record]:
-        for line, cells in self._lines:
-            if len(cells) > len(self.header):
-                self.faults.append(Fault(self.file, line, len(self.header) + 1, "more cells than columns"))
-            values = [cell.strip() for cell in cells] + [""] * (len(self.header) - len(cells))
-            yield _Record(self, line, dict(zip(self.header, values, strict=False)))
-
-    def raise_faults(self) -> None:
-        if self.faults:
-            raise FaultyInput(self.faults)
-
-
-class _Record:
-    """One line; asking for what it lacks leaves a fault and gives something harmless."""
-
-    def __init__(self, sheet: _Sheet, line: int, cells: Mapping[str, str]) -> None:
-        self._sheet, self._line, self._cells = sheet, line, cells
-
-    def fault(self, column: str, reason: str) -> None:
-        at = self._sheet.header.index(column) + 1 if column in self._sheet.header else 0
-        self._sheet.faults.append(Fault(self._sheet.file, self._line, at, reason))
-
-    def text(self, column: str) -> str:
-        value = self._cells.get(column, "")
-        if not value:
-            self.fault(column, f"{column} is empty")
-        return value
-
-    def optional(self, column: str) -> str | None:
-        return self._cells.get(column) or None
-
-    def number(self, column: str) -> float:
-        text = self.text(column)
-        try:
-            value = float(text) if text else 0.0
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value) or value < 0:
-            self.fault(column, f"{column} is {text!r}, wanted a number, 0 or more")
-            return 0.0
-        return value
-
-    def check_time(self, column: str, parse: Callable[[str, ZoneInfo], int]) -> None:
-        text = self.optional(column)
-        try:
-            if text is not None:
-                parse(text, ZoneInfo("UTC"))
-        except ValueError:
-            self.fault(column, f"{column} is {text!r}, wanted a year, month, date or RFC 3339 time")
-
-    def unique(self, id_: str, again_by: str | None = None) -> bool:
-        """Whether the id is new; seen twice with the same `again_by` it is a fault."""
-        before = self._sheet.seen.setdefault(id_, set())
-        if again_by in before:
-            self.fault(self._sheet.header[0], f"{id_} stands here twice")
-        before.add(again_by)
-        return len(before) == 1

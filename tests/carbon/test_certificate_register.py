@@ -6,8 +6,8 @@ from datetime import date
 
 import pytest
 
-from core.carbon.certificates import Event, State, cancelled_kwh, own_sold_kwh, register
-from core.errors import BadRequest
+from core.carbon.certificates import Event, State, cancelled_kwh, own_sold_kwh, read_events, register
+from core.errors import BadRequest, FaultyInput
 
 BOUGHT = Event("gec-1", State.BOUGHT, date(2027, 1, 10), "2026-11", "wind", "CN-NM")
 CANCELLED = Event("gec-1", State.CANCELLED, date(2027, 1, 20), claim="2026 scope 2")
@@ -74,3 +74,20 @@ def test_a_wrong_event_changes_nothing() -> None:
         register([CANCELLED, CANCELLED], before.values())
 
     assert before["gec-1"].state is State.BOUGHT
+
+
+def test_a_registers_export_is_read_from_csv() -> None:
+    table = "serial,state,on,generated,claim\ngec-9,bought,2027-01-10,2026-11,\ngec-9,cancelled,2027-01-20,,2026 scope 2\n"
+
+    held = register(read_events(table.encode(), "gec.csv")).values()
+
+    assert cancelled_kwh(held, 2026) == 1000
+
+
+def test_every_faulty_cell_of_a_certificate_file_is_named() -> None:
+    table = "serial,state,on\n,bought,2027-01-10\ngec-1,lost,2027-01-10\ngec-2,bought,10.1.2027\n"
+
+    with pytest.raises(FaultyInput) as caught:
+        read_events(table.encode(), "gec.csv")
+
+    assert [(fault.line, fault.column) for fault in caught.value.faults] == [(2, 1), (3, 2), (4, 3)]
