@@ -1,0 +1,146 @@
+"""An OPC UA server with the compressor line's PLC: the address space of its profile, written each tick.
+
+Faults: `drop` on the device or the connection takes the whole server away;
+`stall` stops writing; `late_s` lets values come that much later; `exception`
+gives every value the status Bad with its last number still standing, as real
+PLCs do; `clock_ahead_s` moves the source stamps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+from asyncua import Server, ua
+
+from core.clock import datetime_of
+from core.plant.model import Device, OpcuaSource, Point
+from core.samples import Floats
+from simulators.meter import Meters
+
+PLC_NAMESPACE: Final = "urn:plant:line1"
+_TICK_S: Final = 0.5
+# What the PLC keeps a value in; every other tag is a Float.
+_TYPES: Final[Mapping[str, ua.VariantType]] = {
+    "s=Line1.Energy.EnergyImport": ua.VariantType.Double,
+    "s=Line1.Energy.EnergyExport": ua.VariantType.Double,
+    "s=Line1.Gas.VolumeStd": ua.VariantType.Double,
+    "s=Line1.CompressedAir.Volume": ua.VariantType.UInt64,
+    "s=Line1.Production.GoodCount": ua.VariantType.UInt32,
+    "s=Line1.Production.State": ua.VariantType.Int32,
+    "i=5001": ua.VariantType.Int16,
+    "g=6f2a1c1e-0d1b-4d7e-9a53-0c8d3f1f1a01": ua.VariantType.UInt32,
+}
+_WHOLE: Final = frozenset(
+    {ua.VariantType.UInt64, ua.VariantType.UInt32, ua.VariantType.Int32, ua.VariantType.Int16}
+)
+
+
+class OpcuaServer:
+    """One device's tags behind an endpoint; `async with` it, then `run()` until cancelled."""
+
+    def __init__(self, url: str, device: Device, meters: Meters) -> None:
+        self.url, self.device = url, device
+        self._meters = meters
+        self._server: Any = None
+        self._nodes: dict[str, ua.NodeId] = {}
+        points = [meters.plant.point_by_id[point] for point in device.points]
+        self._by_tag: dict[str, list[tuple[Point, OpcuaSource]]] = defaultdict(list)
+        for point in points:
+            if isinstance(point.source, OpcuaSource):
+                self._by_tag[point.source.node_id.partition(";")[2]].append((point, point.source))
+
+    async def __aenter__(self) -> Self:
+        await self._start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stop()
+
+    async def run(self) -> None:
+        """Write the values each half second; take the server away and bring it back as its faults say."""
+        late: asyncio.Queue[tuple[float, dict[str, ua.DataValue]]] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        while True:
+            trouble = self._meters.faults.of(self.device.id)
+            if trouble.drop or self._meters.faults.of(self.device.connection or "").drop:
+                await self._stop()
+            elif self._server is None:
+                await self._start()
+            if not trouble.stall:
+                late.put_nowait((loop.time() + trouble.late_s, self._tags()))
+            while not late.empty():
+                due_s, tags = late.get_nowait()
+                if due_s > loop.time():
+                    late.put_nowait((due_s, tags))
+                    break
+                await self._write(tags)
+            await asyncio.sleep(_TICK_S)
+
+    async def _start(self) -> None:
+        server = Server()
+        await server.init()
+        server.set_endpoint(self.url)
+        server.set_server_name("Line 1")
+        server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
+        await server.set_application_uri("urn:line1:server")
+        namespace = await server.register_namespace(PLC_NAMESPACE)
+        folders: dict[str, Any] = {}
+        tags = self._tags()
+        for tag, value in tags.items():
+            node_id = ua.NodeId.from_string(f"ns={namespace};{tag}")
+            *path, name = tag.partition("=")[2].split(".") if tag.startswith("s=") else ["Line1", tag]
+            parent = server.nodes.objects
+            for depth in range(len(path)):
+                key = ".".join(path[: depth + 1])
+                if key not in folders:
+                    folders[key] = await parent.add_folder(namespace, path[depth])
+                parent = folders[key]
+            await parent.add_variable(node_id, ua.QualifiedName(name, namespace), value.Value)
+            self._nodes[tag] = node_id
+        await server.start()
+        self._server = server
+        await self._write(tags)
+
+    async def _stop(self) -> None:
+        if self._server is not None:
+            server, self._server = self._server, None
+            await server.stop()
+
+    async def _write(self, tags: Mapping[str, ua.DataValue]) -> None:
+        if self._server is not None:
+            for tag, value in tags.items():
+                await self._server.write_attribute_value(self._nodes[tag], value)
+
+    def _tags(self) -> dict[str, ua.DataValue]:
+        values = self._meters.values(self.device.id)
+        trouble = self._meters.faults.of(self.device.id)
+        status = ua.StatusCode(ua.StatusCodes.BadDeviceFailure if trouble.exception else ua.StatusCodes.Good)
+        stamp = datetime_of(self._meters.stamp_ns(self.device.id))
+        tags = {}
+        for tag, points in self._by_tag.items():
+            kind = _TYPES.get(tag, ua.VariantType.Float)
+            counts = [_counts(source, values[point.id]) for point, source in points]
+            numbers = [int(count) if kind in _WHOLE else float(count) for count in counts]
+            is_array = points[0][1].element is not None
+            variant = ua.Variant(numbers if is_array else numbers[0], kind)
+            tags[tag] = ua.DataValue(variant, status, SourceTimestamp=stamp, ServerTimestamp=stamp)
+        return tags
+
+
+def node_value(source: OpcuaSource, value: Floats) -> Floats:
+    """The value a reader of a tag gets, in the point's unit, shape as `value`."""
+    return _counts(source, value) * source.scale + source.offset
+
+
+def _counts(source: OpcuaSource, value: npt.ArrayLike) -> Floats:
+    """What stands in the tag: whole numbers cut as the PLC cuts them, a Float's seven digits."""
+    kind = _TYPES.get(source.node_id.partition(";")[2], ua.VariantType.Float)
+    counts = (np.asarray(value, dtype=np.float64) - source.offset) / source.scale
+    if kind in _WHOLE:
+        return np.asarray(np.trunc(counts + 1e-6))
+    return counts if kind is ua.VariantType.Double else counts.astype(np.float32).astype(np.float64)
