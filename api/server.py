@@ -49,7 +49,18 @@ async def serve(app: FastAPI, listening: socket.socket) -> None:
 class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.config.app.state.hub.close()  # type: ignore[union-attr]  # else open streams hold us up
-        await super().shutdown(sockets)
+        closing = asyncio.create_task(self._close_idle())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            closing.cancel()
+
+    async def _close_idle(self) -> None:
+        """Browsers open connections ahead of need; one accepted while we stop would be waited for in vain."""
+        while True:
+            await asyncio.sleep(0.2)
+            for connection in list(self.server_state.connections):
+                connection.shutdown()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

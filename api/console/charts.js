@@ -118,8 +118,8 @@ export function drawIntensity(at, steps, now, range) {
   const grid = { gridcolor: colour("line"), zeroline: false, tickfont: { color: colour("muted") } };
   at.dataset.steps = String(steps.length);
   plotly()?.react(at, [line, dot], {
-    ...layout(), margin: { l: 46, r: 16, t: 12, b: 28 }, showlegend: false,
-    xaxis: { ...grid, range, type: "date", tickformat: "%H:%M", nticks: 9 },
+    ...layout(), margin: { l: 46, r: 20, t: 12, b: 30 }, showlegend: false,
+    xaxis: { ...grid, range, type: "date", tickformat: "%H:%M", nticks: 9, ticklabelstandoff: 5 },
     yaxis: { ...grid, rangemode: "tozero", nticks: 5, tickformat: ".2f" },
   }, config);
 }

@@ -18,6 +18,8 @@ let live = null;
 const alarms = new Map();
 /** @type {any[]} */
 let devices = [];
+/** @type {any} */
+let health = null;
 /** @type {{energy: any[], emissions: any[], balance: any[], intensity: any[], ratio: any[]} | null} */
 let sums = null;
 let boot = "";
@@ -117,7 +119,7 @@ function here(ms) {
   return new Date(ms).toLocaleString("sv-SE", { timeZone: plant.zone });
 }
 
-const KINDS = ["source", "bus", "converter", "storage", "load", "export"];
+const KINDS = ["load", "export", "source", "converter", "storage", "bus"];
 
 function showNodes() {
   if (!sums) return;
@@ -283,13 +285,13 @@ function showDevices() {
   }) : [empty("noDevices")]));
 }
 
-/** @param {any} health */
-function showHealth(health) {
+function showHealth() {
+  if (!health) return;
   const pill = element("health");
   pill.hidden = health.status === "ok";
   pill.className = `pill ${health.status === "down" ? "down" : "warn"}`;
   pill.textContent = word(health.status === "down" ? "healthDown" : "degraded");
-  const parts = Object.entries(health.parts).filter(([, part]) => part.status !== "ok");
+  const parts = Object.entries(/** @type {Record<string, any>} */ (health.parts)).filter(([, part]) => part.status !== "ok");
   pill.title = parts.map(([name, part]) => `${name}: ${part.detail || part.status}`).join("\n");
 }
 
@@ -342,10 +344,9 @@ async function keepDoing(work, everyMs) {
 }
 
 async function loadStates() {
-  const [states, health] = await Promise.all([get("/v1/devices"), get("/v1/health")]);
-  devices = states;
+  [devices, health] = await Promise.all([get("/v1/devices"), get("/v1/health")]);
   showDevices();
-  showHealth(health);
+  showHealth();
   if (feed.isOpen) showLink("online");
 }
 
@@ -371,6 +372,7 @@ function showAll() {
   showLive();
   showAlarms();
   showDevices();
+  showHealth();
   showClock();
 }
 
@@ -414,4 +416,9 @@ void keepDoing(loadStates, STATES_EVERY_MS);
 void keepDoing(() => (network.nodes.length ? loadSums() : begin()), SUMS_EVERY_MS);
 window.setInterval(showClock, 1000);
 window.setInterval(showIntensity, 60_000);
-window.addEventListener("load", showSums);
+window.addEventListener("load", showSums); // Plotly arrives after this module
+let resized = 0;
+window.addEventListener("resize", () => {
+  clearTimeout(resized);
+  resized = window.setTimeout(showSums, 200); // letters grow with the screen
+});

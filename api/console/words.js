@@ -70,7 +70,7 @@ export function named(label) {
 export function figure(value, digits) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   const size = Math.abs(value);
-  const places = digits ?? (size >= 100 ? 0 : size >= 10 ? 1 : 2);
+  const places = digits ?? (size >= 100 || size === 0 ? 0 : size >= 10 ? 1 : 2);
   return value.toLocaleString(language === "zh" ? "zh-CN" : "en-GB", {
     minimumFractionDigits: places, maximumFractionDigits: places,
   });

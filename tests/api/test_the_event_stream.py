@@ -173,3 +173,15 @@ async def test_the_database_being_away_does_not_stop_the_stream(world, serving, 
         snapshot = await (await open_stream(base_url)).next()
     assert snapshot.data["latest"] is None
     assert snapshot.data["live"]["nodes"][0]["power_kw"] == 80.0
+
+
+async def test_a_connection_opened_ahead_of_need_does_not_hold_up_the_end(world, serving) -> None:
+    loop = asyncio.get_running_loop()
+    async with serving(world) as base_url:
+        host, port = base_url.removeprefix("http://").split(":")
+        await httpx.AsyncClient().get(f"{base_url}/v1/points")
+        idle = [await asyncio.open_connection(host, int(port)) for _ in range(3)]
+        began = loop.time()
+    assert loop.time() - began < 2.0
+    for _, writer in idle:
+        writer.close()
