@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from collector.schedule import Job, Schedule, SteadyClock, Ticket, next_due_ns, phase_ns
 
 S = 1_000_000_000
@@ -103,7 +105,7 @@ def test_a_device_is_down_after_two_failed_rounds_and_then_probed_ever_more_rare
         times.append(now)
 
     assert went_down == [False, True] + [False] * 10
-    waits = [round((b - a) / S) for a, b in zip(times[1:], times[2:], strict=False)]
+    waits = [round((b - a) / S) for a, b in itertools.pairwise(times)]
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
     assert schedule.is_down("m")
 

@@ -22,7 +22,8 @@ from core.plant.model import (
 )
 from core.samples import SampleBatch
 
-WORDS = {"int16": 1, "uint16": 1, "bit": 1, "bcd16": 1, "bcd12": 3, "int64": 4, "uint64": 4, "float64": 4}
+WORDS = dict.fromkeys(("int16", "uint16", "bit", "bcd16", "enum16", "bitfield16", "sunssf"), 1)
+WORDS |= {"bcd12": 3, "int64": 4, "uint64": 4, "float64": 4}
 
 
 def source(address: int, type_: str = "uint16", **more: object) -> ModbusSource:
@@ -118,11 +119,13 @@ Answer = Callable[[Request], Awaitable[None]]
 class FieldDevice:
     """A Modbus TCP server whose manners are a function; keeps every request and every byte it got.
 
-    `words[address]` are its registers, the same for all units; absent ones are 0.
+    `words[address]` are its registers, the same for all units and functions; absent ones are 0.
+    `units[unit]`, where given, holds that unit's own.
     """
 
     def __init__(self) -> None:
         self.words: dict[int, int] = {}
+        self.units: dict[int, dict[int, int]] = {}
         self.requests: list[Request] = []
         self.received = bytearray()
         self.connections = 0
@@ -133,15 +136,15 @@ class FieldDevice:
 
     def pdu(self, request: Request) -> bytes:
         """The right answer."""
+        words = self.units.get(request.unit, self.words)
         if request.function in (1, 2):
-            bits = [self.words.get(request.address + i, 0) & 1 for i in range(request.count)]
             data = bytearray((request.count + 7) // 8)
-            for i, bit in enumerate(bits):
-                data[i // 8] |= bit << (i % 8)
+            for i in range(request.count):
+                data[i // 8] |= (words.get(request.address + i, 0) & 1) << (i % 8)
         else:
             data = bytearray()
             for i in range(request.count):
-                data += self.words.get(request.address + i, 0).to_bytes(2, "big")
+                data += words.get(request.address + i, 0).to_bytes(2, "big")
         return bytes((request.function, len(data))) + bytes(data)
 
     async def answer_well(self, request: Request) -> None:
