@@ -2,8 +2,7 @@
 
 Faults: `drop` on the device or the connection takes the whole server away;
 `stall` stops writing; `late_s` lets values come that much later; `exception`
-gives every value the status Bad with its last number still standing, as real
-PLCs do; `clock_ahead_s` moves the source stamps.
+gives every tag the status Bad; `clock_ahead_s` moves the stamps.
 """
 
 from __future__ import annotations
