@@ -8,9 +8,10 @@ a slip of the pen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -238,28 +239,31 @@ def read_yaml(file: Path, what: str, faults: list[Fault]) -> Entry | None:
         line = file.read_bytes()[: why.start].count(b"\n") + 1
         faults.append(Fault(str(file), line, 1, "not UTF-8"))
         return None
-    data: object = None
-    try:
-        data = YAML().load(text)
-    except DuplicateKeyError as why:
-        faults.append(_yaml_fault(file, why))
-        lenient = YAML()
-        lenient.allow_duplicate_keys = True
-        data = _or_none(lambda: lenient.load(text))
-    except YAMLError as why:
-        faults.append(_yaml_fault(file, why))
-        return None
+    data, why_not = _parsed(text)
+    if why_not is not None:
+        faults.append(_yaml_fault(file, why_not))
+        if data is None:
+            return None
     if not isinstance(data, CommentedMap):
         faults.append(Fault(str(file), 1, 1, f"{what}: wanted a mapping of names to values"))
         return None
     return Entry(faults, str(file), what, data)
 
 
-def _or_none(load: Callable[[], object]) -> object:
+@lru_cache(maxsize=32)  # a check and every reload read the same device models again
+def _parsed(text: str) -> tuple[object, YAMLError | None]:
+    """The document and what is wrong with it; after a key written twice, the document with its first value."""
     try:
-        return load()
-    except YAMLError:
-        return None
+        return YAML().load(text), None
+    except DuplicateKeyError as why:
+        lenient = YAML()
+        lenient.allow_duplicate_keys = True
+        try:
+            return lenient.load(text), why
+        except YAMLError as further:
+            return None, further
+    except YAMLError as why:
+        return None, why
 
 
 def _yaml_fault(file: Path, why: YAMLError) -> Fault:

@@ -275,7 +275,8 @@ class _Reading:
             topic_names = _topic_names(one, device, profile)
             self._profile_points(one, device, profile, topic_names)
             if device.connection in self.connections:
-                what = (device.connection, profile.id, device.unit_id, *sorted(topic_names.items()))
+                topic = tuple(topic_names[name] for name in sorted(profile.placeholders))
+                what = (device.connection, profile.id, device.unit_id, topic)
                 other = reads.setdefault(what, device.id)
                 if other != device.id:
                     one.fault(
