@@ -106,20 +106,19 @@ InBucketedSpan = Annotated[BucketedSpan, Depends(_bucketed)]
 
 
 def bucket_of(text: str | None, base_interval_s: int) -> tuple[Bucket, int]:
-    """The bucket and its (shortest) seconds.
+    """The bucket and its (shortest) seconds; where none is asked for, the base interval.
 
-    A base interval that has no name of its own, say 10 s, is asked for as `10s`.
+    A base interval that is no bucket itself, say 10 s, is answered by the shortest bucket it fills.
     """
-    names = {seconds: name for name, seconds in BUCKET_S.items()}
-    base = names.get(base_interval_s, f"{base_interval_s}s")
-    if text is None or text in (base, f"{base_interval_s}s"):
-        return cast("Bucket", base), base_interval_s
+    fitting = [name for name, seconds in BUCKET_S.items() if seconds % base_interval_s == 0]
+    if text is None or text == f"{BUCKET_S[fitting[0]]}s":
+        text = fitting[0]
     seconds = BUCKET_S.get(text)
     if seconds is None:
         raise BadRequest(f"bucket {text!r} is not one of {', '.join(BUCKET_S)}")
     if seconds < base_interval_s:
         raise BadRequest(f"bucket {text} is shorter than the plant's base interval of {base_interval_s} s")
-    if seconds < 86_400 and seconds % base_interval_s:
+    if text not in fitting:
         raise BadRequest(f"bucket {text} is no multiple of the plant's base interval of {base_interval_s} s")
     return cast("Bucket", text), seconds
 

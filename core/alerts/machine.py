@@ -79,7 +79,8 @@ class AlertEvent:
         value: The reading at the transition, NaN where there is none.
         who, note: Of an operator's act, else empty.
         at_ns: When it was recorded.
-        data: `since_ns`, `newest_ns` (the newest reading then), `shelved_until_ns`, `severity`, `point`.
+        data: `since_ns`, `newest_ns` (the newest reading then), `shelved_until_ns`,
+            `condition` (the AlarmState's word, shelved or not), `severity`, `point`.
     """
 
     rule: str
@@ -383,6 +384,7 @@ class Alarms:
         data: dict[str, str | float | None] = {
             "since_ns": int(self._since_ns[row]),
             "newest_ns": None if newest_ns == _NEVER else newest_ns,
+            "condition": AlarmState(int(self._state[row])).word,
             "severity": int(self._severity[row]),
             "point": self._rules[row].point,
         }

@@ -128,7 +128,8 @@ def test_a_bucket_that_base_intervals_do_not_fill_is_refused(base_s: int, asked:
 
 
 @pytest.mark.parametrize(
-    ("base_s", "asked", "meant"), [(60, None, "1m"), (60, "60s", "1m"), (10, None, "10s"), (10, "1m", "1m")]
+    ("base_s", "asked", "meant"),
+    [(60, None, "1m"), (60, "60s", "1m"), (300, None, "5m"), (10, None, "1m"), (180, None, "15m")],
 )
 def test_the_default_bucket_is_the_base_interval(base_s: int, asked: str | None, meant: str) -> None:
     assert bucket_of(asked, base_s)[0] == meant
