@@ -38,9 +38,9 @@ class Place:
         return Fault(self.file, self.line, self.column, reason)
 
 
-def did_you_mean(word: str, known: Collection[str]) -> str:
-    """`; did you mean 'x'?`, or nothing where no known word is near."""
-    near = get_close_matches(word, list(known), n=1)
+def did_you_mean(word: str, known: Collection[str], nearness: float = 0.6) -> str:
+    """`; did you mean 'x'?`, or nothing where no known word is as near (1 is the same)."""
+    near = get_close_matches(word, list(known), n=1, cutoff=nearness)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

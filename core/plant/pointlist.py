@@ -373,8 +373,8 @@ def _rows(file: Path, faults: list[Fault]) -> list[Row]:
     known = (*COLUMNS, *MORE_COLUMNS)
     absent = [column for column in known if column not in names.values()]
     for cell in header:
-        if cell.text.lower() not in known and did_you_mean(cell.text.lower(), absent):
-            hint = did_you_mean(cell.text.lower(), absent)
+        hint = did_you_mean(cell.text.lower(), absent, nearness=0.8)  # others' own columns are welcome
+        if cell.text.lower() not in known and hint:
             faults.append(Fault(str(file), cell.line, cell.column, f"unknown column {cell.text!r}{hint}"))
     for column in ("point", "quantity"):
         if column not in names.values():
