@@ -44,14 +44,16 @@ def point(name: str, where: ModbusSource, period_s: float = 0.1, **more: object)
 
 def plant_of(
     devices: Mapping[str, Sequence[Point]],
-    port: int,
+    tcp_port: int,
     units: Mapping[str, int] | None = None,
     device_options: Mapping[str, Mapping[str, object]] | None = None,
     protocol: Protocol = Protocol.MODBUS_TCP,
     **options: object,
 ) -> Plant:
-    """A plant with one Modbus connection `mb` to 127.0.0.1; units are numbered from 1 unless given."""
-    connection = Connection("mb", protocol, {"host": "127.0.0.1", "port": port, "timeout_s": 0.2, **options})
+    """A plant with one Modbus connection `mb` to a port of 127.0.0.1; units are numbered from 1 unless given."""
+    connection = Connection(
+        "mb", protocol, {"host": "127.0.0.1", "port": tcp_port, "timeout_s": 0.2, **options}
+    )
     return Plant(
         id="test",
         name=Label("测试", "Test"),
