@@ -234,6 +234,13 @@ _SHIPPED = (
         kind="sector",
         gas="gas",
     ),
+    _Table(
+        "indicator_thresholds",
+        "threshold",
+        ("scheme", "indicator", "stage"),
+        ("scheme", "indicator"),
+        kind="better",
+    ),
     _Table("fuel_density", "net calorific value", ("fuel_en",), ("fuel_en",), "net_cv", "net_cv_unit"),
 )
 

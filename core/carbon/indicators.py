@@ -26,27 +26,28 @@ _KGCE_PER_KWH_OF_HEAT = 3600 / KGCE_KJ
 LARGE_USER_KWH_PER_YEAR = 5e6  # above this the physical share is a core indicator
 
 
+NATIONAL = "national-zero-carbon-factory"  # the scheme whose thresholds stand beside the indicators
+
+
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """What a core indicator has to reach; `at_most` where less is better."""
+    """What a scheme asks of an indicator at one stage (entry, final, or a year); `at_most` where less is better."""
 
-    entry: float
-    final: float
+    stage: str
+    value: float
     at_most: bool
+    row_id: str
 
-    def met(self, value: float) -> str:
-        """`final`, `entry` or `none`."""
-        for name, limit in (("final", self.final), ("entry", self.entry)):
-            if value <= limit if self.at_most else value >= limit:
-                return name
-        return "none"
+    def met_by(self, value: float) -> bool:
+        return value <= self.value if self.at_most else value >= self.value
 
 
-CORE_INDICATORS: Mapping[str, Threshold] = {
-    "carbon_per_energy": Threshold(entry=1.8, final=0.2, at_most=True),  # tCO2/tce
-    "non_fossil_share": Threshold(entry=30.0, final=95.0, at_most=False),  # %
-    "physical_non_fossil_electricity_share": Threshold(entry=10.0, final=35.0, at_most=False),  # %
-}
+def thresholds(scheme: str, indicator: str, library: FactorLibrary) -> tuple[Threshold, ...]:
+    """A scheme's thresholds of an indicator, the easiest stage first; none where it asks nothing of it."""
+    rows = library.series.get(f"indicator_thresholds:{scheme}:{indicator}", ())
+    return tuple(
+        Threshold(row.id.rpartition(":")[2], row.value, row.kind == "at_most", row.id) for row in rows
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class Indicator:
         value: None where it cannot be known.
         basis: `location` or `market` for carbon, `calorific` or `primary` for tce, both joined by a comma;
             None where there is no choice.
-        entry, final: Thresholds of a core indicator; reached: `none`, `entry` or `final`.
+        entry, final: National thresholds of a core indicator; reached: `none`, `entry` or `final`.
         note: What people have to know to read it.
     """
 
@@ -166,7 +167,7 @@ def indicators(sums: PeriodSums, library: FactorLibrary) -> list[Indicator]:
     Raises:
         BadRequest: Unknown method set, or energies that cannot be (negative use).
     """
-    made = _Made(sums)
+    made = _Made(sums, library)
     method = method_set(sums.method_set)
     used = sums.used_kwh()
     total_kwh = sum(used.values())
@@ -255,13 +256,14 @@ def _add_per_output(
 class _Made:
     """The rows so far."""
 
-    def __init__(self, sums: PeriodSums) -> None:
-        self._sums = sums
+    def __init__(self, sums: PeriodSums, library: FactorLibrary) -> None:
+        self._sums, self._library = sums, library
         self.rows: list[Indicator] = []
 
     def add(self, indicator: str, value: float, unit: str, basis: str | None = None, note: str = "") -> None:
         known = math.isfinite(value)
-        limit = CORE_INDICATORS.get(indicator)
+        asked = {threshold.stage: threshold for threshold in thresholds(NATIONAL, indicator, self._library)}
+        met = [stage for stage, threshold in asked.items() if threshold.met_by(value)]
         self.rows.append(
             Indicator(
                 indicator=indicator,
@@ -270,9 +272,9 @@ class _Made:
                 basis=None if basis is None else str(basis),
                 coverage=self._sums.coverage,
                 method_set=self._sums.method_set,
-                entry=limit.entry if limit else None,
-                final=limit.final if limit else None,
-                reached=limit.met(value) if limit and known else None,
+                entry=asked["entry"].value if asked else None,
+                final=asked["final"].value if asked else None,
+                reached=(met[-1] if met else "none") if asked and known else None,
                 note=note,
             )
         )

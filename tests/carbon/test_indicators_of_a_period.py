@@ -8,7 +8,7 @@ import pytest
 
 from core.carbon.factors import FactorLibrary
 from core.carbon.green_power import GreenPower
-from core.carbon.indicators import Indicator, PeriodSums, energy_tce, indicators, trajectory
+from core.carbon.indicators import Indicator, PeriodSums, energy_tce, indicators, thresholds, trajectory
 from core.carbon.method import TceBasis
 
 GRID_ONLY = PeriodSums(
@@ -143,3 +143,24 @@ def test_a_trajectory_reaches_the_final_value_in_equal_steps() -> None:
 
     assert list(path) == [2026, 2027, 2028, 2029, 2030]
     assert list(path.values()) == pytest.approx([1.8, 1.4, 1.0, 0.6, 0.2])
+
+
+def test_the_final_value_of_a_core_indicator_is_seen_when_reached(library: FactorLibrary) -> None:
+    sums = replace(GRID_ONLY, emissions_kg={(1, "location"): 0.0, (2, "location"): 0.2 * 285_600})
+
+    rows = by_name(sums, library)
+
+    assert rows["carbon_per_energy", "location,primary"].reached == "final"
+    assert rows["carbon_per_energy", "location,calorific"].reached == "entry"
+
+
+def test_a_provinces_thresholds_are_data_with_a_source(library: FactorLibrary) -> None:
+    asked = thresholds("hunan-zero-carbon-factory", "carbon_per_energy", library)
+
+    assert [(threshold.stage, threshold.met_by(0.9)) for threshold in asked] == [
+        ("2027", True),
+        ("2030", False),
+        ("2035", False),
+    ]
+    assert library.row(asked[0].row_id).source == "Hunan zero-carbon factory indicators"
+    assert thresholds("hunan-zero-carbon-factory", "electrification", library) == ()
