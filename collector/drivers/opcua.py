@@ -48,6 +48,7 @@ SESSION_TIMEOUT_S: Final = 120
 WATCHDOG_S: Final = 5.0
 KEEP_ALIVE_S: Final = 5.0
 HEARTBEAT_S: Final = 10.0
+QUEUE_SIZE: Final = 10
 CLOCK_TOLERANCE_S: Final = 5.0
 REFUSED_RETRY_S: Final = 600.0
 
@@ -100,17 +101,20 @@ class OpcuaDriver:
     """One OPC UA session.
 
     Options of the connection: `url`; `security` (`none`, `Basic256Sha256_Sign`,
-    `Basic256Sha256_SignAndEncrypt`) with `certificate`, `private_key` and, to trust one server only,
-    `server_certificate`; `username`, `password_env`; `mode` (`subscribe`, `read`); `timeout_s`,
-    `publish_interval_s`, `sampling_interval_s`, `queue_size`.
+    `Basic256Sha256_SignAndEncrypt`) with `cert_file`, `key_file` and, to trust one server only,
+    `server_cert_file`; `username`, `password_env`; `mode` (`subscribe`, `read`); `timeout_s`, `session_timeout_s`,
+    `publish_interval_s`, `queue_size`.
     """
 
     def __init__(self, plant: Plant, connection: Connection, clock: Clock | None = None) -> None:
         self.name = connection.id
-        self._options = connection.options
         self._folder = Path(plant.folder)
         self._clock = clock or SystemClock()
         self._devices = [device for device in plant.devices if device.connection == connection.id]
+        self._options = connection.options
+        # Of what a profile says of its server, only this is not ours to choose by the points' period.
+        advised = [int(str(device.options.get("queue_size", QUEUE_SIZE))) for device in self._devices]
+        self._queue_size = int(str(connection.options.get("queue_size", max(advised, default=QUEUE_SIZE))))
         points = [
             plant.point_by_id[name]
             for device in self._devices
@@ -208,7 +212,9 @@ class OpcuaDriver:
         client = Client(str(self._options["url"]), timeout=self._timeout_s, watchdog_intervall=WATCHDOG_S)
         client.name = client.description = "ecmc"
         client.application_uri = "urn:ecmc:collector"
-        client.session_timeout = SESSION_TIMEOUT_S * 1000
+        client.session_timeout = int(
+            float(str(self._options.get("session_timeout_s", SESSION_TIMEOUT_S))) * 1000
+        )
         self._client = client
         username = self._options.get("username")
         if username:
@@ -238,17 +244,13 @@ class OpcuaDriver:
             "basic256sha256sign": ua.MessageSecurityMode.Sign,
             "basic256sha256signandencrypt": ua.MessageSecurityMode.SignAndEncrypt,
         }
-        if (
-            wanted not in modes
-            or not self._options.get("certificate")
-            or not self._options.get("private_key")
-        ):
+        if wanted not in modes or not self._options.get("cert_file") or not self._options.get("key_file"):
             raise DeviceRefused(
                 f"{self.name}: security {self._options['security']!r} needs Basic256Sha256_Sign or "
-                "Basic256Sha256_SignAndEncrypt, a certificate and a private_key"
+                "Basic256Sha256_SignAndEncrypt, a cert_file and a key_file"
             )
-        certificate = self._folder / str(self._options["certificate"])
-        trusted = self._options.get("server_certificate")
+        certificate = self._folder / str(self._options["cert_file"])
+        trusted = self._options.get("server_cert_file")
         # Servers compare the URI we give with the one in the certificate (BadCertificateUriInvalid).
         client.application_uri = (
             _uri_in(await asyncio.to_thread(certificate.read_bytes)) or client.application_uri
@@ -256,7 +258,7 @@ class OpcuaDriver:
         await client.set_security(
             security_policies.SecurityPolicyBasic256Sha256,
             certificate,
-            self._folder / str(self._options["private_key"]),
+            self._folder / str(self._options["key_file"]),
             server_certificate=str(self._folder / str(trusted)) if trusted else None,
             mode=modes[wanted],
         )
@@ -306,7 +308,7 @@ class OpcuaDriver:
             by_period[node.period_s].append(node)
         for period_s, of_period in sorted(by_period.items()):
             # Sampling at twice the period's rate and publishing as often shows a change within one period.
-            sampling_s = float(str(self._options.get("sampling_interval_s", period_s / 2)))
+            sampling_s = period_s / 2
             publishing_s = float(
                 str(self._options.get("publish_interval_s", min(max(period_s / 2, 0.25), 1.0)))
             )
@@ -365,7 +367,7 @@ class OpcuaDriver:
         parameters = ua.MonitoringParameters(
             ClientHandle=ua.UInt32(handle),
             SamplingInterval=ua.Double(group.sampling_s * 1000),
-            QueueSize=ua.UInt32(int(str(self._options.get("queue_size", 10)))),
+            QueueSize=ua.UInt32(self._queue_size),
             DiscardOldest=True,
         )
         if deadbands and node.deadband > 0:

@@ -91,7 +91,7 @@ async def test_values_arrive_scaled_by_element_and_good(
 async def test_every_change_between_two_publishes_arrives_in_order(
     server: Any, plant_of: Callable[..., Plant]
 ) -> None:
-    plant = plant_of(server.port, POINTS, sampling_interval_s=0.05, publish_interval_s=0.5)
+    plant = plant_of(server.port, POINTS, period_s=0.1, publish_interval_s=0.5)
     async with opened(plant) as reading:
         await reading.until(seen("volume"))
         for value in range(5):
@@ -268,8 +268,8 @@ async def test_signed_and_encrypted_with_login(
         server.port,
         {"power": POINTS["power"]},
         security=security,
-        certificate=str(tmp_path / "own.der"),
-        private_key=str(tmp_path / "key.pem"),
+        cert_file=str(tmp_path / "own.der"),
+        key_file=str(tmp_path / "key.pem"),
         username="reader",
         password_env="UA_PASSWORD",
     )

@@ -1,0 +1,127 @@
+"""A real broker, mosquitto, on a free port."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from core.plant.model import Connection, Device, Kind, Label, MqttSource, Plant, Point, Protocol
+
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+
+
+class Broker:
+    """mosquitto with its state on disk, so that it can be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self.port: int = listener.getsockname()[1]
+        folder.chmod(0o777)
+        self._config = folder / "mosquitto.conf"
+        passwords, access = folder / "passwords", folder / "access"
+        passwords.write_text("reader:right\n")
+        passwords.chmod(0o600)
+        if MOSQUITTO is not None and (hasher := shutil.which("mosquitto_passwd")):
+            subprocess.run([hasher, "-U", str(passwords)], check=True)
+        access.write_text("topic readwrite #\n\nuser reader\ntopic read plant/#\n")
+        self._config.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npassword_file {passwords}\n"
+            f"acl_file {access}\nmax_queued_messages 100000\nmax_inflight_messages 1000\n"
+            f"persistence true\npersistence_location {folder}/\nuser root\n"
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        assert MOSQUITTO is not None
+        self._process = subprocess.Popen(
+            [MOSQUITTO, "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        for _ in range(200):
+            with socket.socket() as knock:
+                if knock.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.02)
+        raise RuntimeError("mosquitto did not start")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+
+class Gateway:
+    """Publishes as a gateway would, and returns when the broker has it."""
+
+    def __init__(self, port: int) -> None:
+        self._client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+
+    def publish(self, topic: str, payload: str | bytes, qos: int = 1, retain: bool = False) -> None:
+        self._client.publish(topic, payload, qos, retain).wait_for_publish(5.0)
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    if MOSQUITTO is None:
+        pytest.skip("mosquitto is not installed (tests/peers/install.sh)")
+    started = Broker(tmp_path)
+    started.start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def gateway(broker: Broker) -> Iterator[Gateway]:
+    connected = Gateway(broker.port)
+    yield connected
+    connected.close()
+
+
+@pytest.fixture
+def gateway_to() -> type[Gateway]:
+    return Gateway
+
+
+def mqtt_plant(port: int, points: dict[str, MqttSource], **options: object) -> Plant:
+    """A plant with one broker, one device and the given points."""
+    return Plant(
+        id="t",
+        name=Label("测", "t"),
+        zone=ZoneInfo("Asia/Shanghai"),
+        region="CN",
+        base_interval_s=60,
+        method_sets=("ghg-protocol",),
+        areas=(),
+        connections=(Connection("mq1", Protocol.MQTT, {"host": "127.0.0.1", "port": port, **options}),),
+        devices=(Device("gw", "mq1", None, tuple(points)),),
+        points=tuple(
+            Point(name, "active_power_total", "kW", Kind.GAUGE, "gw", source, invalid_values=(-9999.0,))
+            for name, source in points.items()
+        ),
+        nodes=(),
+        edges=(),
+        alerts=(),
+        folder="",
+        fingerprint="",
+    )
+
+
+@pytest.fixture
+def plant_of() -> Callable[..., Plant]:
+    return mqtt_plant
