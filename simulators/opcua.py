@@ -1,6 +1,6 @@
 """An OPC UA server with the compressor line's PLC: the address space of its profile, written each tick.
 
-Faults: `drop` on the device or the connection takes the whole server away;
+Faults: `drop` on the device or the connection unplugs the server;
 `stall` stops writing; `late_s` lets values come that much later; `exception`
 gives every tag the status Bad; `clock_ahead_s` moves the stamps.
 """
@@ -46,6 +46,7 @@ class OpcuaServer:
         self.url, self.device = url, device
         self._meters = meters
         self._server: Any = None
+        self._plugged = True
         self._nodes: dict[str, ua.NodeId] = {}
         points = [meters.plant.point_by_id[point] for point in device.points]
         self._by_tag: dict[str, list[tuple[Point, OpcuaSource]]] = defaultdict(list)
@@ -58,18 +59,16 @@ class OpcuaServer:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._stop()
+        await self._plug(True)  # asyncua stops only what runs
+        await self._server.stop()
 
     async def run(self) -> None:
-        """Write the values each half second; take the server away and bring it back as its faults say."""
+        """Write the values each half second; unplug the server and plug it in as its faults say."""
         late: asyncio.Queue[tuple[float, dict[str, ua.DataValue]]] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         while True:
             trouble = self._meters.faults.of(self.device.id)
-            if trouble.drop or self._meters.faults.of(self.device.connection or "").drop:
-                await self._stop()
-            elif self._server is None:
-                await self._start()
+            await self._plug(not (trouble.drop or self._meters.faults.of(self.device.connection or "").drop))
             if not trouble.stall:
                 late.put_nowait((loop.time() + trouble.late_s, self._tags()))
             while not late.empty():
@@ -105,15 +104,15 @@ class OpcuaServer:
         self._server = server
         await self._write(tags)
 
-    async def _stop(self) -> None:
-        if self._server is not None:
-            server, self._server = self._server, None
-            await server.stop()
+    async def _plug(self, wanted: bool) -> None:
+        """Close the port and every link, or open it again; the tags and sessions live on, as in a real PLC."""
+        if wanted != self._plugged:
+            self._plugged = wanted
+            await (self._server.bserver.start() if wanted else self._server.bserver.stop())
 
     async def _write(self, tags: Mapping[str, ua.DataValue]) -> None:
-        if self._server is not None:
-            for tag, value in tags.items():
-                await self._server.write_attribute_value(self._nodes[tag], value)
+        for tag, value in tags.items():
+            await self._server.write_attribute_value(self._nodes[tag], value)
 
     def _tags(self) -> dict[str, ua.DataValue]:
         values = self._meters.values(self.device.id)

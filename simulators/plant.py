@@ -163,32 +163,30 @@ class _Table:
         charge, discharge, self._soc_kwh = _battery(demand, load_kwh["roof"])
         self._net_kwh = demand + charge - discharge - load_kwh["roof"]
         self._names = tuple(load_kwh)
-        self._energy = np.stack([load_kwh[name] for name in self._names])
-        depth = np.array([RIPPLE[name] for name in self._names])[:, None]
+        energy = np.stack([load_kwh[name] for name in self._names])
+        self._depth = np.array([RIPPLE[name] for name in self._names])[:, None]
         # The grid's direction must not turn within a quarter hour, or its two registers would
         # need the ripple's zero crossings: where the balance is small, so is the ripple.
         self._weight = np.array([_weight_at_grid(name) for name in self._names])
-        swing = np.abs(self._weight[:, None] * depth * self._energy).sum(axis=0)
-        calm = np.minimum(1.0, 0.95 * np.abs(self._net_kwh) / np.maximum(swing, 1e-9))
-        self._depth = depth * calm
+        swing = (np.abs(self._weight[:, None]) * self._depth * energy).sum(axis=0)
+        self._calm = np.minimum(1.0, 0.95 * np.abs(self._net_kwh) / np.maximum(swing, 1e-9))
         self._phase_step = 2 * np.pi * _GOLDEN * (1 + np.arange(len(self._names)) + seed)
-        self._since = _running(self._energy)
-        self._battery = np.stack([charge, discharge])
-        self._battery_since = _running(self._battery)
+        self._since = _running(energy)
+        self._battery_since = _running(np.stack([charge, discharge]))
         self._grid_since = _running(np.stack([np.maximum(self._net_kwh, 0), np.maximum(-self._net_kwh, 0)]))
         machines = [self._names.index(name) for name in ("air", "air-2")]
-        self._running_since = _running(np.where(self._energy[machines] > 0.25, 0.25, 0.0))
+        self._running_since = _running(np.where(energy[machines] > 0.25, 0.25, 0.0))
 
     def at(self, moments: Times, quarter: npt.NDArray[np.int64], share: Floats) -> State:
-        energy, part, power = self._energy[:, quarter], *self._ripple(quarter, share)
-        kwh = dict(zip(self._names, self._since[:, quarter] + energy * part, strict=True))
+        since, part, power = self._since[:, quarter], *self._ripple(quarter, share)
+        energy = self._since[:, quarter + 1] - since
+        kwh = dict(zip(self._names, since + energy * part, strict=True))
         kw = dict(zip(self._names, energy * power * 4, strict=True))
 
-        flat = self._battery[:, quarter]
-        for name, row, since in zip(
-            ("charge", "discharge"), flat, self._battery_since[:, quarter], strict=True
-        ):
-            kwh[name], kw[name] = since + row * share, row * 4
+        since = self._battery_since[:, quarter]
+        flat = self._battery_since[:, quarter + 1] - since
+        for row, name in enumerate(("charge", "discharge")):
+            kwh[name], kw[name] = since[row] + flat[row] * share, flat[row] * 4
 
         net_kwh = self._weight @ (energy * part) + (flat[0] - flat[1]) * share
         net_kw = self._weight @ (energy * power * 4) + (flat[0] - flat[1]) * 4
@@ -213,7 +211,7 @@ class _Table:
 
         Two waves of whole periods a quarter hour, so both vanish over it: 1 + d(0.6 sin + 0.4 sin).
         """
-        depth = self._depth[:, quarter]
+        depth = self._depth * self._calm[quarter]
         phase = self._phase_step[:, None] * (quarter + 1)
         part, power = np.broadcast_to(share, depth.shape), np.ones(depth.shape)
         for periods, height in ((2, 0.6), (11, 0.4)):
