@@ -449,7 +449,7 @@ class _Flows:
             if not passed.all():
                 self.ending[n] = passed == 0
                 self.divisor[n] = np.where(self.ending[n], 1.0, passed)
-        self.certain = not (self.unfed or self.hidden)
+        self.certain = not (self.unfed or silent)
 
     def inflow(self, n: int) -> Floats:
         return self._sum(self.tracer.edges_into[n], self._edge_kwh)
@@ -635,7 +635,8 @@ class _Sweep:
             back = between[i + 1 :, i]
             between[i + 1 :, i + 1 :] += back[:, None] * to[None, :]
             carbon[i + 1 :] += carbon[i] * to[:, None]
-            leaving[i + 1 :] += back * (leaving[i] / divisor[i])
+            # What flows into a node that passes nothing on has left for good.
+            leaving[i + 1 :] += back * np.where(out > 0, leaving[i] / divisor[i], 1.0)
         solved = np.empty_like(carbon)
         for i in reversed(range(size)):
             kg = carbon[i].copy()
