@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from core.carbon.factors import FactorLibrary
@@ -28,6 +28,7 @@ from core.plant.model import (
     Role,
 )
 from core.results import SITE
+from core.units import PER_UNIT
 
 ID: Final = re.compile(r"[a-z0-9][a-z0-9_\-]*")
 
@@ -258,6 +259,7 @@ def read_edges(
         draft.entry.skip("weight")
         draft.entry.finish()
     whole = [draft for draft in drafts.values() if draft.source and draft.target]
+    _check_amounts(drafts.values(), nodes, measured, factors)
     _check_cycles(drafts)
     _check_twice(drafts, nodes)
     if len(whole) == len(drafts):
@@ -468,6 +470,41 @@ def _power_beside(register: Point, measured: Measured) -> str | None:
     names = _POWERS.get(register.quantity, ())
     beside = {measured.points[point_id].quantity: point_id for point_id in (device.points if device else ())}
     return next((beside[name] for name in names if name in beside), None)
+
+
+def _check_amounts(
+    drafts: Iterable[_Draft], nodes: Mapping[str, Node], measured: Measured, factors: FactorLibrary
+) -> None:
+    """Tonnes and cubic metres meter energy only where a fuel's calorific value or steam's enthalpy is known."""
+    fuel_of: dict[str | None, str] = {}
+    for node in nodes.values():
+        if node.kind is NodeKind.SOURCE and node.fuel and node.fuel in factors.fuels:
+            fuel_of.setdefault(node.carrier, node.fuel)
+    for draft in drafts:
+        if isinstance(draft.meter, PointMeter):
+            fuel = fuel_of.get(draft.carrier)
+            meter, point = draft.meter, measured.points[draft.meter.point]
+            against = _reason_against(point.unit, draft.carrier, fuel, factors)
+            if against:
+                draft.entry.fault("meter", f"point {point.id} is in {point.unit}: {against}")
+            elif meter.power_point and _reason_against(
+                measured.points[meter.power_point].unit, draft.carrier, fuel, factors
+            ):
+                draft.meter = replace(meter, power_point=None)
+
+
+def _reason_against(unit: str, carrier: str, fuel: str | None, factors: FactorLibrary) -> str | None:
+    """Why a unit says nothing of the carrier's kWh; None where it does."""
+    amount = unit.removesuffix("/h")
+    if unit in PER_UNIT or (amount == "t" and carrier == "steam" and not fuel):
+        return None
+    if not fuel:
+        return f"nothing of kWh while no source of {carrier} names a fuel; meter energy or power"
+    try:
+        factors.fuel(fuel).kwh_per(amount)
+    except BadRequest as why:
+        return str(why)
+    return None
 
 
 def _check_cycles(drafts: Mapping[str, _Draft]) -> None:

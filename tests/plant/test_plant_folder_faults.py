@@ -222,6 +222,8 @@ FAULTS = [
         "remainder",
         "storage bat needs an energy meter",
     ),
+    (YAML, "natural_gas@ndrc_other_industry", "anthracite@ipcc_2006", "m-gas}", "unit 'Nm3' does not fit"),
+    (YAML, "fuel: natural_gas@ndrc_other_industry", "factor: 0.2", "m-gas}", "nothing of kWh while"),
     # the point list
     (CSV, "m-steam.heat,m-steam", "m-steam.pressure,m-steam", "m-steam.pressure,m-steam,,", "stands twice"),
     (CSV, "lab.steam,,", "lab.steam,m-lab,", "m-lab", "unknown device 'm-lab'"),
