@@ -142,7 +142,7 @@ async def write_samples(
     if isinstance(body, str):
         return problem(413, body)
     batch, rejected = _batch(plant, body)
-    correction = Correction(caller or who, why, services.clock.now_ns()) if correct else None
+    correction = Correction(caller or who or "local", why, services.clock.now_ns()) if correct else None
     report = await services.store.write(batch, correction) if len(batch) else WriteReport()
     for outcome in ("accepted", "repeated", "corrected"):
         ROWS_WRITTEN.labels(outcome).inc(getattr(report, outcome))

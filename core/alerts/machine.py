@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -153,6 +153,7 @@ class Alarms:
         by_turn = np.argsort(turn, kind="stable")
         for rows in np.split(by_turn, np.cumsum(np.bincount(turn))[:-1]):  # turn k: each rule's k-th reading
             self._step(rule[rows], time_ns[rows], value[rows], seen[rows], now_ns)
+        self._count()
 
     def tick(self, now_ns: int) -> None:
         """Let time pass: silences, delays that no further reading confirms, shelvings that end."""
@@ -172,6 +173,7 @@ class Alarms:
             until_ns = int(self._shelved_until_ns[row])
             self._shelved_until_ns[row] = 0
             self._tell(row, UNSHELVED, until_ns, now_ns)
+        self._count()
 
     # what people do ---------------------------------------------------------
     async def acknowledge(self, alarm: str, who: str, note: str = "") -> dict[str, object]:
@@ -189,6 +191,7 @@ class Alarms:
         after = AlarmState.ACTIVE_ACK if state is AlarmState.ACTIVE_UNACK else AlarmState.NORMAL
         self._state[row] = after
         self._tell(row, after.word, now_ns, now_ns, who, note)
+        self._count()
         await self.flush()
         return self._body(row)
 
@@ -305,8 +308,10 @@ class Alarms:
                 return row
         raise UnknownAlarm(f"no alarm rule is called {alarm!r}")
 
-    def _is_active(self) -> Flags:
-        return np.isin(self._state, (AlarmState.ACTIVE_UNACK, AlarmState.ACTIVE_ACK))
+    def _is_active(self, rule: _Rows | slice = slice(None)) -> Flags:
+        state = self._state[rule]
+        active: Flags = (state == AlarmState.ACTIVE_UNACK) | (state == AlarmState.ACTIVE_ACK)
+        return active
 
     def _rules_of(self, table: PointTable) -> tuple[_Rows, _Rows, _Rows]:
         """Rules sorted by the table's point, and per point where its rules start and how many they are."""
@@ -353,7 +358,7 @@ class Alarms:
         self, rule: _Rows, time_ns: Times, value: Floats, seen: npt.NDArray[np.int8], now_ns: int
     ) -> None:
         """One reading each of distinct rules."""
-        active = self._is_active()[rule]
+        active = self._is_active(rule)
         asks = np.where(active, seen == _Class.CLEAR, (seen == _Class.BEYOND) & ~self._is_missing[rule])
         started = np.where(self._timer_ns[rule] == _NEVER, time_ns, self._timer_ns[rule])
         self._timer_ns[rule] = np.where(asks, started, _NEVER)
@@ -394,13 +399,11 @@ class Alarms:
             self._rules[row].id, time_ns, state, float(self._value[row]), who, note, now_ns, data
         )
         self._unwritten.append(event)
-        self._count()
         self._bus.publish(ALERTS, AlertNews(self._body(row)))
 
     def _count(self) -> None:
-        found = Counter(self._state.tolist())
-        for state in AlarmState:
-            ALERTS_BY_STATE.labels(state.word).set(found.get(int(state), 0))
+        for state, found in zip(AlarmState, np.bincount(self._state, minlength=len(AlarmState)), strict=True):
+            ALERTS_BY_STATE.labels(state.word).set(found)
 
     def _body(self, row: int) -> dict[str, object]:
         """The alarm as `/v1/alerts` answers it."""
