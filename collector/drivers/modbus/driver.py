@@ -65,7 +65,7 @@ from core.quality import (
     BAD_DEVICE_FAILURE,
     BAD_NO_COMMUNICATION,
 )
-from core.samples import NS_PER_S, PointTable, SampleBatch, sample_batch
+from core.samples import NS_PER_S, PointTable, SampleBatch, concatenate, sample_batch
 
 log = logging.getLogger(__name__)
 
@@ -82,12 +82,10 @@ class _Tick:
     def __init__(self) -> None:
         self.ends_s = time.monotonic() + TICK_S
         self.answered: dict[int, int] = {}
-        self.bad_point: list[int] = []
-        self.bad_status: list[int] = []
+        self.gone_bad: dict[int, int] = {}  # status by point
 
-    def gone_bad(self, points: Sequence[int], status: int) -> None:
-        self.bad_point += points
-        self.bad_status += [status] * len(points)
+    def bad(self, points: Sequence[int], status: int) -> None:
+        self.gone_bad |= dict.fromkeys(points, status)
 
 
 class ModbusDriver:
@@ -259,7 +257,7 @@ class ModbusDriver:
         try:
             data, time_ns = await self._request(unit, block.function, block.address, block.count)
         except BadReply:
-            tick.gone_bad(points, BAD_COMMUNICATION_ERROR)
+            tick.bad(points, BAD_COMMUNICATION_ERROR)
             raise
         except ModbusRefused as why:
             unit.counters["refused"] += 1
@@ -267,7 +265,7 @@ class ModbusDriver:
                 await self._narrow(unit, block, why)
             elif why.code not in (ACKNOWLEDGE, BUSY):  # those two mean: ask again later
                 unit.detail = str(why)
-                tick.gone_bad(points, BAD_DEVICE_FAILURE)
+                tick.bad(points, BAD_DEVICE_FAILURE)
             return
         position = self._positions[number]
         self._image[position : position + len(data)] = np.frombuffer(data, dtype=np.uint8)
@@ -282,24 +280,27 @@ class ModbusDriver:
         for name in sorted(self._replanned):
             unit = self._units[name]
             unit.replan()
-            tick.gone_bad([register.index for register in unit.unreadable], BAD_CONFIGURATION_ERROR)
+            tick.bad([register.index for register in unit.unreadable], BAD_CONFIGURATION_ERROR)
             unit.recheck_ns = now_ns + RECHECK_NS if unit.unreadable else None
         if self._replanned:
             self._compile()
             for name in self._replanned:
                 self._set_jobs(self._units[name], now_ns)
             self._replanned.clear()
-        if tick.bad_point:
-            last = dict(zip(tick.bad_point, tick.bad_status, strict=True))
-            bad_point = np.fromiter(last.keys(), dtype=np.int32, count=len(last))
-            bad_status = np.fromiter(last.values(), dtype=np.int16, count=len(last))
-            news = (self._report.last_status(bad_point) != bad_status) & ~np.isin(bad_point, point)
-            point = np.concatenate([point, bad_point[news]])
-            time_ns = np.concatenate([time_ns, np.full(int(news.sum()), now_ns)])
-            value = np.concatenate([value, np.full(int(news.sum()), np.nan)])
-            status = np.concatenate([status, bad_status[news]])
         send = self._report.due(point, time_ns, value, status)
-        return sample_batch(self._points, point[send], time_ns[send], value[send], status[send])
+        read = sample_batch(self._points, point[send], time_ns[send], value[send], status[send])
+        return concatenate([read, self._gone_bad(tick, now_ns)]) if tick.gone_bad else read
+
+    def _gone_bad(self, tick: _Tick, now_ns: int) -> SampleBatch:
+        """One sample of each point that was not bad in this way before."""
+        point = np.array(list(tick.gone_bad), dtype=np.int32)
+        status = np.array(list(tick.gone_bad.values()), dtype=np.int16)
+        news = self._report.last_status(point) != status
+        point, status = point[news], status[news]
+        time_ns = np.full(point.size, now_ns, dtype=np.int64)
+        value = np.full(point.size, np.nan)
+        self._report.due(point, time_ns, value, status)
+        return sample_batch(self._points, point, time_ns, value, status)
 
     def _take_down(self, unit: Unit, why: str, tick: _Tick) -> None:
         was_up = unit.up
@@ -308,7 +309,7 @@ class ModbusDriver:
             unit.since_ns = self._clock.now_ns()
             log.warning("device down", extra={"device": unit.device.id, "connection": self.name, "why": why})
         unit.up = False
-        tick.gone_bad(unit.indices, BAD_NO_COMMUNICATION)
+        tick.bad(unit.indices, BAD_NO_COMMUNICATION)
 
     # --- what a device teaches --------------------------------------------------------------
 
