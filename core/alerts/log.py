@@ -11,7 +11,7 @@ import orjson
 
 from core.alerts.machine import SHELVED, UNSHELVED, AlertEvent
 from core.clock import datetime_of, time_ns_of
-from core.errors import StoreUnavailable
+from core.store.refusal import refusals
 
 _APPEND = """
 INSERT INTO ecmc.alert_event (rule, time, state, value, who, note, at, data)
@@ -50,17 +50,13 @@ class PostgresAlertLog:
             )
             for event in events
         ]
-        try:
+        with refusals():
             async with self._pool.acquire() as connection, connection.transaction():
                 await connection.executemany(_APPEND, rows)
-        except _UNAVAILABLE as why:
-            raise StoreUnavailable(f"alarm log: {len(events)} events not written: {why}") from why
 
     async def last(self) -> list[AlertEvent]:
-        try:
+        with refusals():
             rows = await self._pool.fetch(_LAST, [SHELVED, UNSHELVED])
-        except _UNAVAILABLE as why:
-            raise StoreUnavailable(f"alarm log cannot be read: {why}") from why
         return [
             AlertEvent(
                 row["rule"],
@@ -74,13 +70,3 @@ class PostgresAlertLog:
             )
             for row in rows
         ]
-
-
-_UNAVAILABLE = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.exceptions.OperatorInterventionError,
-    asyncpg.exceptions.InsufficientResourcesError,
-)

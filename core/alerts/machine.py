@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from core.bus import ALERTS, COMMITTED, AlertNews, LocalBus
 from core.clock import Clock, rfc3339
-from core.errors import BadRequest, StoreUnavailable
+from core.errors import BadRequest, StoreRefused, StoreUnavailable
 from core.metrics import ALERTS as ALERTS_BY_STATE
 from core.plant.model import AlertKind, AlertRule, Label, Plant
 from core.quality import is_bad
@@ -114,6 +114,7 @@ class Alarms:
         self._clock = clock
         self._unwritten: deque[AlertEvent] = deque(maxlen=UNWRITTEN_LIMIT)
         self._writing = asyncio.Lock()
+        self._waits = False  # the log could not be written last time
         self._compile(plant)
 
     # what people ask --------------------------------------------------------
@@ -254,9 +255,12 @@ class Alarms:
                 return
             try:
                 await self._log.append(events)
-            except StoreUnavailable as why:
-                log.debug("alarm log waits", extra={"events": len(events), "why": str(why)})
+            except (StoreUnavailable, StoreRefused) as why:
+                if not self._waits:
+                    log.warning("alarm log cannot be written: %s", why)
+                self._waits = True
                 return
+            self._waits = False
             written = set(map(id, events))
             while self._unwritten and id(self._unwritten[0]) in written:
                 self._unwritten.popleft()
