@@ -1,0 +1,106 @@
+"""The schema, brought up to date: Alembic revisions whose bodies are SQL files.
+
+A migration is one transaction: it is there whole or not at all. Everything of
+ours lives in the schemas `ecmc` and `board`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from core.errors import StoreRefused
+from core.store.refusal import refusals
+
+HEAD = "0001"
+OLDEST_SERVER = 150000  # date_bin, security of views, MERGE
+_LOCK = 0x65636D63  # one migration at a time
+_FOLDER = Path(__file__).parent
+
+
+async def migrate(dsn: str) -> None:
+    """Bring the database to this version's schema; quick where it already is.
+
+    Raises:
+        StoreRefused: Wrong password, missing rights, a server too old, foreign or newer tables in the way.
+        StoreUnavailable: The server does not answer.
+    """
+    with refusals():
+        if await _revision(dsn) == HEAD:
+            return
+        url = make_url(dsn.replace("postgres://", "postgresql://", 1)).set(drivername="postgresql+asyncpg")
+        engine = create_async_engine(url, poolclass=NullPool, connect_args={"timeout": 10})
+        try:
+            async with engine.begin() as connection:
+                await connection.run_sync(_upgrade)
+        finally:
+            await engine.dispose()
+
+
+def run_sql(connection: Connection, name: str) -> None:
+    """Run a file of statements in the connection's transaction."""
+    statements = (_FOLDER / "sql" / name).read_text(encoding="utf-8")
+    run_statements(connection, statements)
+
+
+def run_statements(connection: Connection, statements: str) -> None:
+    """Several statements at once, which a prepared one cannot hold."""
+    adapted: Any = connection.connection.dbapi_connection
+    connection.execute(text("SELECT 1"))  # the adapter opens its transaction with the first statement
+    adapted.run_async(lambda raw: raw.execute(statements))
+
+
+async def _revision(dsn: str) -> str | None:
+    connection = await asyncpg.connect(dsn, timeout=10)
+    try:
+        _check_server(connection)
+        if await connection.fetchval("SELECT to_regclass('ecmc.alembic_version')") is None:
+            await _check_room(connection)
+            return None
+        revision: str | None = await connection.fetchval("SELECT version_num FROM ecmc.alembic_version")
+    finally:
+        await connection.close()
+    known = {path.name.split("_")[0] for path in (_FOLDER / "versions").glob("*.py")}
+    if revision is not None and revision not in known:
+        raise StoreRefused(
+            f"the database is at schema {revision}, this ecmc knows up to {HEAD}: use a newer ecmc"
+        )
+    return revision
+
+
+def _check_server(connection: asyncpg.Connection[Any]) -> None:
+    version = connection.get_server_version()
+    if version.major * 10000 < OLDEST_SERVER:
+        raise StoreRefused(
+            f"the server is PostgreSQL {version.major}.{version.minor}, {OLDEST_SERVER // 10000} or newer is wanted"
+        )
+
+
+async def _check_room(connection: asyncpg.Connection[Any]) -> None:
+    """A schema of our name that is not ours is left alone."""
+    foreign = await connection.fetchval(
+        "SELECT min(n.nspname || '.' || c.relname) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+        " WHERE n.nspname IN ('ecmc', 'board')"
+    )
+    if foreign is not None:
+        raise StoreRefused(
+            f"{foreign} is in the way: the schemas ecmc and board have to be ours; nothing was changed"
+        )
+
+
+def _upgrade(connection: Connection) -> None:
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    for schema in ("ecmc", "board"):
+        connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {schema}"))
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

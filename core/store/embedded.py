@@ -112,7 +112,20 @@ class EmbeddedServer:
         self._note(api=api_url)
 
     def is_alive(self) -> bool:
+        if self._child is not None and self._child.poll() is not None:
+            return False
         return self._postmaster is not None and self._postmaster.is_running()
+
+    def revive(self) -> None:
+        """Start the server again where it died under us; on its port, so that the DSN still holds.
+
+        Raises:
+            DataFolderError: As `start`.
+        """
+        if self._lock is None or self.is_alive():
+            return
+        self._postmaster = self._child = None
+        self._started()
 
     def _started(self) -> str:
         account = _account(self._cluster)
@@ -179,7 +192,7 @@ class EmbeddedServer:
     def _make_database(self, binaries: Path) -> None:
         environment = {"PGPASSWORD": self._notes["password"], "PATH": os.defpath}
         words = [
-            binaries / "createdb",
+            str(binaries / "createdb"),
             "-h",
             "127.0.0.1",
             "-p",

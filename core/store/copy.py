@@ -1,0 +1,106 @@
+"""PostgreSQL's binary COPY format, built and read by numpy: one array expression for a whole batch.
+
+Every field of a row is its length and its bytes, big end first. Where no field
+can be NULL all rows have one size, so a structured dtype is the format.
+A two-dimensional column travels as a PostgreSQL array a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import asyncpg
+import numpy as np
+import numpy.typing as npt
+
+from core.samples import NS_PER_US, Times
+
+_SIGNATURE = b"PGCOPY\n\xff\r\n\x00" + b"\x00" * 8
+_TRAILER = b"\xff\xff"
+_CHUNK_BYTES = 1 << 19
+_EPOCH_US = 946_684_800_000_000  # PostgreSQL counts from 2000
+_ARRAY_HEAD = np.dtype([("dims", ">i4"), ("nulls", ">i4"), ("oid", ">i4"), ("n", ">i4"), ("from", ">i4")])
+_OID = {"i2": 21, "i4": 23, "i8": 20, "f8": 701}
+
+Columns = Sequence[npt.NDArray[Any]]
+
+
+def pg_time(time_ns: Times) -> npt.NDArray[np.int64]:
+    """UTC nanoseconds as a timestamptz travels: microseconds since 2000."""
+    return time_ns // NS_PER_US - _EPOCH_US
+
+
+def time_ns_of_pg(microseconds: npt.NDArray[Any]) -> Times:
+    return (microseconds.astype(np.int64) + _EPOCH_US) * NS_PER_US
+
+
+def binary_rows(columns: Columns) -> npt.NDArray[np.void]:
+    """Rows of the COPY format from columns of shape (n,) or (n, k), of int16, int32, int64 or float64."""
+    fields: list[tuple[str, Any]] = [("fields", ">i2")]
+    for i, column in enumerate(columns):
+        kind = column.dtype.str[1:]
+        fields.append((f"size{i}", ">i4"))
+        if column.ndim == 1:
+            fields.append((f"value{i}", f">{kind}"))
+        else:
+            element = np.dtype([("size", ">i4"), ("value", f">{kind}")])
+            array = np.dtype([("head", _ARRAY_HEAD), ("elements", element, (column.shape[1],))])
+            fields.append((f"value{i}", array))
+    rows = np.empty(columns[0].shape[0], dtype=np.dtype(fields))
+    rows["fields"] = len(columns)
+    for i, column in enumerate(columns):
+        rows[f"size{i}"] = rows.dtype[f"value{i}"].itemsize
+        value = rows[f"value{i}"]
+        if column.ndim == 1:
+            value[...] = column
+        else:
+            value["head"] = np.array(
+                (1, 0, _OID[column.dtype.str[1:]], column.shape[1], 1), dtype=_ARRAY_HEAD
+            )
+            value["elements"]["size"] = column.dtype.itemsize
+            value["elements"]["value"] = column
+    return rows
+
+
+async def copy_in(
+    connection: asyncpg.Connection[Any],
+    table: str,
+    names: Sequence[str],
+    columns: Columns,
+    schema: str | None,
+) -> None:
+    """COPY columns into a table, in the transaction the connection is in."""
+    if columns[0].shape[0] == 0:
+        return
+    rows = binary_rows(columns)
+    await connection.copy_to_table(
+        table, source=_stream(rows), columns=list(names), schema_name=schema, format="binary"
+    )
+
+
+async def _stream(rows: npt.NDArray[np.void]) -> AsyncIterator[bytes]:
+    yield _SIGNATURE
+    step = max(1, _CHUNK_BYTES // rows.dtype.itemsize)
+    for start in range(0, rows.shape[0], step):
+        yield rows[start : start + step].tobytes()
+    yield _TRAILER
+
+
+async def copy_out(
+    connection: asyncpg.Connection[Any], query: str, kinds: Sequence[str]
+) -> list[npt.NDArray[Any]]:
+    """Columns of a query without parameters and without NULLs; `kinds` of them as numpy writes them: i2 i4 i8 f8."""
+    parts: list[bytes] = []
+
+    async def keep(data: bytes) -> None:
+        parts.append(data)
+
+    await connection.copy_from_query(query, output=keep, format="binary")
+    fields: list[tuple[str, str]] = [("fields", ">i2")]
+    for i, kind in enumerate(kinds):
+        fields += [(f"size{i}", ">i4"), (f"value{i}", f">{kind}")]
+    dtype = np.dtype(fields)
+    body = memoryview(b"".join(parts))[len(_SIGNATURE) : -len(_TRAILER)]
+    rows = np.frombuffer(body, dtype=dtype)
+    return [rows[f"value{i}"].astype(kind) for i, kind in enumerate(kinds)]

@@ -1,0 +1,376 @@
+"""The store on PostgreSQL, with or without TimescaleDB: what `core.store.seam.Store` promises.
+
+This class only passes on: it takes a connection from the pool, turns names into
+ids, and calls the module that knows (writer, reader, result, bucket). Every
+error of the database leaves as StoreUnavailable or StoreRefused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Self, TypeAlias, cast
+from zoneinfo import ZoneInfo
+
+import asyncpg
+import numpy as np
+import numpy.typing as npt
+from asyncpg import exceptions as pg
+
+from core.clock import time_ns_of
+from core.errors import BadRequest
+from core.plant.model import Plant
+from core.results import Flow, WindowResult
+from core.samples import NS_PER_S, Floats, Indices, PointTable, SampleBatch, empty_batch
+from core.store import bucket as buckets
+from core.store import reader, result, writer
+from core.store.bucket import EMISSION, ENERGY, NODE, Family, Sums
+from core.store.refusal import refusals
+from core.store.registry import Registry
+from core.store.seam import (
+    Bucket,
+    Conflict,
+    Correction,
+    DirtyRange,
+    LatestColumns,
+    Run,
+    Series,
+    Stocks,
+    WriteReport,
+)
+from core.store.series import Space, Tier, compress, retain, tier_of
+from migrations import migrate
+
+Connection: TypeAlias = "asyncpg.Connection[Any]"
+
+_CONNECTIONS = 12
+_COMMAND_TIMEOUT_S = 120.0
+_DEADLOCK_TRIES = 5
+# A plan made for the times asked for reads their weeks only; one made for all times would open every week.
+_SESSION = {
+    "search_path": "ecmc, public",
+    "plan_cache_mode": "force_custom_plan",
+    "timezone": "UTC",
+    "jit": "off",
+}
+
+
+class PostgresStore:
+    """One plant's data in one database. `open` brings the schema up to date and registers the plant."""
+
+    def __init__(self, pool: asyncpg.Pool[Any], tier: Tier) -> None:
+        self.pool = pool
+        self.tier = tier
+        self._registry = Registry()
+        self._space = Space(tier)
+        self._zone = ZoneInfo("UTC")
+        self._base_interval_s = 60
+
+    @classmethod
+    async def open(cls, dsn: str, plant: Plant) -> Self:
+        """Connect, migrate, adopt.
+
+        Raises:
+            StoreUnavailable: The server does not answer.
+            StoreRefused: It does, and says no: password, rights, version, foreign tables.
+        """
+        await migrate(dsn)
+        with refusals():
+            pool = await asyncpg.create_pool(
+                dsn,
+                min_size=1,
+                max_size=_CONNECTIONS,
+                timeout=10,
+                command_timeout=_COMMAND_TIMEOUT_S,
+                server_settings=_SESSION,
+            )
+            async with pool.acquire() as connection:
+                tier = await tier_of(cast("Connection", connection))
+        store = cls(pool, tier)
+        await store.adopt(plant)
+        return store
+
+    async def close(self) -> None:
+        await self.pool.close()
+
+    async def ready(self) -> None:
+        async with self._connection() as connection:
+            await connection.fetchval("SELECT 1", timeout=5)
+
+    async def adopt(self, plant: Plant, fingerprint_known: bool = False) -> None:
+        if not fingerprint_known:
+            async with self._connection() as connection:
+                await self._registry.adopt(connection, plant)
+        self._zone = plant.zone
+        self._base_interval_s = plant.base_interval_s
+
+    # samples ---------------------------------------------------------------
+    async def write(self, batch: SampleBatch, correction: Correction | None = None) -> WriteReport:
+        async with self._connection() as connection:
+            ids = await self._registry.ids_of_table(connection, batch.points)
+            point = ids[batch.point]
+            known = point >= 0
+            unknown: tuple[str, ...] = ()
+            time_ns, value, status = batch.time_ns, batch.value, batch.status
+            if not known.all():
+                unknown = tuple(batch.points.names[i] for i in np.unique(batch.point[~known]).tolist())
+                point, time_ns, value, status = point[known], time_ns[known], value[known], status[known]
+            rows, settled = writer.settled(point, time_ns, value, status)
+            if len(rows) == 0:
+                return WriteReport(unknown_points=unknown)
+            outcome = await self._written(connection, rows, correction)
+            disputes = (*settled.disputes, *outcome.disputes)[:1000]
+            names = await self._registry.point_names(connection, (d.point for d in disputes))
+        return WriteReport(
+            accepted=outcome.inserted + outcome.replaced + outcome.corrected,
+            repeated=settled.repeated + outcome.repeated,
+            replaced=outcome.replaced,
+            corrected=outcome.corrected,
+            conflicts=tuple(
+                Conflict(name, d.time_ns, d.stored, d.stored_status, d.offered, d.offered_status)
+                for name, d in zip(names, disputes, strict=True)
+            ),
+            conflict_count=settled.dispute_count + outcome.dispute_count,
+            unknown_points=unknown,
+        )
+
+    async def _written(
+        self, connection: Connection, rows: writer.Rows, correction: Correction | None
+    ) -> writer.Outcome:
+        for left in reversed(range(_DEADLOCK_TRIES)):
+            try:
+                return await writer.write_rows(connection, self.tier, self._space, rows, correction)
+            except pg.DeadlockDetectedError:  # two batches with the same late rows; nothing of ours is in
+                if left == 0:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def latest(self, points: Sequence[str] | None = None) -> LatestColumns:
+        async with self._connection() as connection:
+            ids = None if points is None else await self._registry.ids(connection, "point", points)
+            rows = await reader.newest(connection, None if ids is None else ids.tolist())
+            names = await self._registry.point_names(connection, rows.point.tolist())
+        return LatestColumns(tuple(names), rows.time_ns, rows.value, rows.status)
+
+    async def samples(
+        self, point: str, start_ns: int, end_ns: int, limit: int, after_ns: int | None = None
+    ) -> SampleBatch:
+        async with self._connection() as connection:
+            number = (await self._registry.ids(connection, "point", [point]))[0]
+            if number < 0:
+                raise BadRequest(f"unknown point {point!r}")
+            if after_ns is not None:
+                start_ns = max(start_ns, after_ns + 1000)
+            rows = await reader.page(connection, int(number), start_ns, end_ns, limit)
+        table = PointTable((point,))
+        return SampleBatch(table, np.zeros(len(rows), dtype=np.int32), rows.time_ns, rows.value, rows.status)
+
+    async def readings(
+        self, points: Sequence[str], start_ns: int, end_ns: int, step_spread_ns: int
+    ) -> SampleBatch:
+        table = PointTable(tuple(points))
+        if not points:
+            return empty_batch(table)
+        async with self._connection() as connection:
+            ids = await self._registry.ids(connection, "point", points)
+            known = ids[ids >= 0]
+            rows = await reader.readings(connection, known, start_ns, end_ns, step_spread_ns)
+        place = np.full(int(ids.max(initial=0)) + 1, -1, dtype=np.int32)
+        place[known] = np.flatnonzero(ids >= 0)
+        index = place[rows.point]
+        order = np.argsort(
+            index, kind="stable"
+        )  # rows come by id; in the order of the names asked for they leave
+        return SampleBatch(table, index[order], rows.time_ns[order], rows.value[order], rows.status[order])
+
+    async def span(self) -> tuple[int, int] | None:
+        async with self._connection() as connection:
+            row = await connection.fetchrow("SELECT min(first_time), max(time) FROM ecmc.latest")
+        if row is None or row[0] is None:
+            return None
+        return time_ns_of(row[0]), time_ns_of(row[1])
+
+    # ledger ----------------------------------------------------------------
+    async def dirty(self, limit: int = 1000) -> list[DirtyRange]:
+        async with self._connection() as connection:
+            rows = await connection.fetch("SELECT * FROM ecmc.dirty_range ORDER BY id LIMIT $1", limit)
+            return [
+                DirtyRange(
+                    row["id"],
+                    time_ns_of(row["start_time"]),
+                    time_ns_of(row["end_time"]),
+                    None
+                    if row["point_ids"] is None
+                    else tuple(await self._registry.point_names(connection, row["point_ids"])),
+                    row["reason"],
+                )
+                for row in rows
+            ]
+
+    async def mark_dirty(self, start_ns: int, end_ns: int, points: Sequence[str] | None, reason: str) -> None:
+        async with self._connection() as connection:
+            ids = None
+            if points is not None:
+                found = await self._registry.ids(connection, "point", points)
+                ids = found[found >= 0].tolist()
+            await writer.mark(connection, start_ns, end_ns, ids, reason)
+
+    async def forget_dirty(self, ids: Sequence[int]) -> None:
+        async with self._connection() as connection:
+            await connection.execute("DELETE FROM ecmc.dirty_range WHERE id = ANY($1)", list(ids))
+
+    # results ---------------------------------------------------------------
+    async def write_window(self, result_: WindowResult, run: Run, done: Sequence[int] = ()) -> None:
+        async with self._connection() as connection:
+            await result.write(
+                connection,
+                result_,
+                run,
+                await self._ids(connection, "edge", result_.edges),
+                await self._ids(connection, "node", result_.nodes),
+                await self._registry.flow_ids(connection, result_.flows),
+                await self._ids(connection, "node", result_.storages),
+                done,
+            )
+
+    async def stocks(self, at_ns: int, storages: Sequence[str], flows: Sequence[Flow]) -> Stocks | None:
+        async with self._connection() as connection:
+            found = await result.stocks_at(
+                connection,
+                at_ns,
+                await self._ids(connection, "node", storages),
+                await self._registry.flow_ids(connection, flows),
+            )
+        return None if found is None else Stocks(tuple(storages), tuple(flows), *found)
+
+    async def first_hour(self) -> int | None:
+        async with self._connection() as connection:
+            return await result.first_hour(connection)
+
+    # series ----------------------------------------------------------------
+    async def energy(self, edge: Sequence[str], start_ns: int, end_ns: int, bucket: Bucket) -> Series:
+        async with self._connection() as connection:
+            ids = await self._ids(connection, "edge", edge)
+            sums = await self._sums(connection, ENERGY, (ids.tolist(),), start_ns, end_ns, bucket)
+        energy_kwh = sums.columns["energy_kwh"]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = np.where(energy_kwh == 0, 0.0, sums.columns["estimated_kwh"] / energy_kwh)
+        return Series(
+            _names(sums, ids, edge),
+            sums.start_ns,
+            {
+                "energy_kwh": energy_kwh,
+                "coverage": _share(sums.columns["covered_s"], sums.inside_s),
+                "estimated_share": share,
+            },
+        )
+
+    async def emissions(
+        self, node: Sequence[str], start_ns: int, end_ns: int, bucket: Bucket, basis: str, method_set: str
+    ) -> Series:
+        async with self._connection() as connection:
+            ids = await self._ids(connection, "node", node)
+            flows = await self._registry.flows(connection, basis, method_set)
+            wanted = (ids.tolist(), list(flows.values()))
+            sums = await self._sums(connection, EMISSION, wanted, start_ns, end_ns, bucket)
+            backing = await self._sums(connection, NODE, (ids.tolist(),), start_ns, end_ns, bucket)
+        flow_ids = np.array(list(flows.values()), dtype=np.int32)
+        return Series(
+            _names(sums, ids, node),
+            sums.start_ns,
+            {
+                "emissions_kgco2e": sums.columns["emissions_kg"],
+                "coverage": _share(_beside(sums, backing, "covered_s", absent=0.0), sums.inside_s),
+            },
+            _places(sums.keys[:, 1], flow_ids),
+            tuple(flows),
+        )
+
+    async def intensity(
+        self, node: Sequence[str], start_ns: int, end_ns: int, bucket: Bucket, basis: str, method_set: str
+    ) -> Series:
+        async with self._connection() as connection:
+            ids = await self._ids(connection, "node", node)
+            flows = await self._registry.flows(connection, basis, method_set)
+            wanted = (ids.tolist(), list(flows.values()))
+            carbon = await self._sums(connection, EMISSION, wanted, start_ns, end_ns, bucket)
+            energy = await self._sums(connection, NODE, (ids.tolist(),), start_ns, end_ns, bucket)
+        through_kg = _beside(energy, carbon, "through_kg", absent=np.nan)
+        through_kwh = energy.columns["through_kwh"]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            intensity = np.where(through_kwh > 0, through_kg / through_kwh, np.nan)
+        return Series(_names(energy, ids, node), energy.start_ns, {"intensity_kgco2e_per_kwh": intensity})
+
+    async def balance(self, node: Sequence[str], start_ns: int, end_ns: int, bucket: Bucket) -> Series:
+        async with self._connection() as connection:
+            ids = await self._ids(connection, "node", node)
+            sums = await self._sums(connection, NODE, (ids.tolist(),), start_ns, end_ns, bucket)
+        columns = {name: sums.columns[name] for name in ("in_kwh", "out_kwh", "residual_kwh")}
+        return Series(_names(sums, ids, node), sums.start_ns, columns)
+
+    async def _sums(
+        self,
+        connection: Connection,
+        family: Family,
+        ids: tuple[list[int], ...],
+        start_ns: int,
+        end_ns: int,
+        bucket: Bucket,
+    ) -> Sums:
+        base_ns = self._base_interval_s * NS_PER_S
+        start_ns, end_ns = -(-start_ns // base_ns) * base_ns, end_ns // base_ns * base_ns
+        if start_ns >= end_ns:
+            end_ns = start_ns
+        return await buckets.sums(connection, family, ids, start_ns, end_ns, bucket, self._zone)
+
+    # upkeep ----------------------------------------------------------------
+    async def compress(self, older_than_ns: int) -> int:
+        """Compress raw samples older than that, where the server can; returns the chunks it holds compressed."""
+        async with self._connection() as connection:
+            return await compress(connection, self.tier, older_than_ns)
+
+    async def retain(self, others_older_than_ns: int, all_older_than_ns: int) -> int:
+        """Drop raw samples of points that feed no edge, and of all older than the second time; returns rows deleted."""
+        async with self._connection() as connection:
+            self._space.forget()
+            return await retain(connection, self.tier, others_older_than_ns, all_older_than_ns)
+
+    # -----------------------------------------------------------------------
+    async def _ids(self, connection: Connection, kind: str, names: Sequence[str]) -> npt.NDArray[np.int32]:
+        ids = await self._registry.ids(connection, kind, names)
+        if (ids < 0).any():
+            raise BadRequest(f"unknown {kind} {names[int(np.flatnonzero(ids < 0)[0])]!r}")
+        return ids
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        with refusals():
+            async with self.pool.acquire(timeout=30) as connection:
+                yield cast("Connection", connection)
+
+
+def _names(sums: Sums, ids: npt.NDArray[np.int32], names: Sequence[str]) -> tuple[str, ...]:
+    name_of = dict(zip(ids.tolist(), names, strict=True))
+    return tuple(name_of[i] for i in sums.keys[:, 0].tolist())
+
+
+def _places(ids: npt.NDArray[np.int64], among: npt.NDArray[np.int32]) -> Indices:
+    order = np.argsort(among)
+    return order[np.searchsorted(among[order], ids)].astype(np.int32)
+
+
+def _share(covered_s: Floats, inside_s: Floats) -> Floats:
+    return np.clip(covered_s / inside_s, 0.0, 1.0)
+
+
+def _beside(rows: Sums, other: Sums, column: str, absent: float) -> Floats:
+    """The column of `other` for each (first key, bucket) of `rows`, added up over its further keys."""
+    if len(other.start_ns) == 0:
+        return np.full(len(rows.start_ns), absent)
+    at = np.column_stack([other.keys[:, 0], other.start_ns])
+    wanted = np.column_stack([rows.keys[:, 0], rows.start_ns])
+    both, place = np.unique(np.concatenate([at, wanted]), axis=0, return_inverse=True)
+    theirs, ours = place[: len(at)], place[len(at) :]
+    total = np.bincount(theirs, weights=other.columns[column], minlength=len(both))
+    there = np.bincount(theirs, minlength=len(both)) > 0
+    return np.where(there, total, absent)[ours]

@@ -1,0 +1,145 @@
+"""Samples out of the database: pages for people, columns with context for the engine."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import numpy as np
+import numpy.typing as npt
+
+from core.clock import datetime_of, time_ns_of
+from core.samples import NS_PER_S
+from core.store.copy import copy_out, time_ns_of_pg
+from core.store.statement import statement
+from core.store.writer import Rows
+
+# Context is nearly always this near; only a point silent for longer is searched for over all its weeks.
+_NEAR_NS = 2 * 86_400 * NS_PER_S
+
+_READINGS = """
+SELECT point_id, time, value, status FROM ecmc.sample
+WHERE point_id = ANY('{{{points}}}'::int[]) AND time >= {start} AND time < {end} AND status >= 0
+"""
+
+
+async def readings(
+    connection: asyncpg.Connection[Any],
+    points: npt.NDArray[np.int32],
+    start_ns: int,
+    end_ns: int,
+    spread_ns: int,
+) -> Rows:
+    """Non-bad readings of [start, end) with their context (see `Store.readings`), sorted by (point, time)."""
+    inside = await _inside(connection, points, start_ns, end_ns)
+    bounds = await connection.fetch(
+        "SELECT point_id, first_time, time FROM ecmc.latest WHERE point_id = ANY($1)", points.tolist()
+    )
+    first_ns = {row["point_id"]: time_ns_of(row["first_time"]) for row in bounds}
+    last_ns = {row["point_id"]: time_ns_of(row["time"]) for row in bounds}
+    before = await _before(connection, first_ns, start_ns, spread_ns)
+    after = await _after(connection, last_ns, end_ns, spread_ns)
+    parts = [before, inside, after]
+    point = np.concatenate([p.point for p in parts])
+    time_ns = np.concatenate([p.time_ns for p in parts])
+    order = np.lexsort((time_ns, point))
+    value = np.concatenate([p.value for p in parts])
+    status = np.concatenate([p.status for p in parts])
+    return Rows(point[order], time_ns[order], value[order], status[order])
+
+
+async def _inside(
+    connection: asyncpg.Connection[Any], points: npt.NDArray[np.int32], start_ns: int, end_ns: int
+) -> Rows:
+    if end_ns <= start_ns or points.size == 0:
+        return _rows([])
+    # COPY takes no parameters; these are integers and times of ours.
+    query = _READINGS.format(
+        points=",".join(map(str, points.tolist())), start=_literal(start_ns), end=_literal(end_ns)
+    )
+    point, time, value, status = await copy_out(connection, query, ("i4", "i8", "f8", "i2"))
+    return Rows(point, time_ns_of_pg(time), value, status)
+
+
+async def _before(
+    connection: asyncpg.Connection[Any], first_ns: dict[int, int], start_ns: int, spread_ns: int
+) -> Rows:
+    ids = [point for point, first in first_ns.items() if first < start_ns]
+    near_ns = start_ns - _NEAR_NS - spread_ns
+    found = await _context(connection, "context_before", ids, start_ns, near_ns, spread_ns)
+    whole = {row["point_id"] for row in found if row["step"] == 3}
+    far = [point for point in ids if point not in whole and first_ns[point] < near_ns]
+    if far:
+        reach_ns = min(first_ns[point] for point in far)
+        more = await _context(connection, "context_before", far, start_ns, reach_ns, spread_ns)
+        found = [row for row in found if row["point_id"] not in set(far)] + more
+    return _rows(found)
+
+
+async def _after(
+    connection: asyncpg.Connection[Any], last_ns: dict[int, int], end_ns: int, spread_ns: int
+) -> Rows:
+    ids = [point for point, last in last_ns.items() if last >= end_ns]
+    near_ns = end_ns + _NEAR_NS + spread_ns
+    found = await _context(connection, "context_after", ids, end_ns, near_ns, spread_ns)
+    steps: dict[int, set[int]] = {}
+    for row in found:
+        steps.setdefault(row["point_id"], set()).add(row["step"])
+    far = [
+        point
+        for point in ids
+        if last_ns[point] > near_ns
+        and (1 not in (has := steps.get(point, set())) or (2 in has and 3 not in has))
+    ]
+    if far:
+        reach_ns = max(last_ns[point] for point in far)
+        more = await _context(connection, "context_after", far, end_ns, reach_ns, spread_ns)
+        found = [row for row in found if row["point_id"] not in set(far)] + more
+    return _rows(found)
+
+
+async def _context(
+    connection: asyncpg.Connection[Any], name: str, ids: list[int], at_ns: int, reach_ns: int, spread_ns: int
+) -> list[asyncpg.Record]:
+    if not ids:
+        return []
+    spread = timedelta(microseconds=spread_ns // 1000)
+    return await connection.fetch(statement(name), ids, datetime_of(at_ns), datetime_of(reach_ns), spread)
+
+
+def _rows(records: list[asyncpg.Record]) -> Rows:
+    return Rows(
+        np.array([r["point_id"] for r in records], dtype=np.int32),
+        np.array([time_ns_of(r["time"]) for r in records], dtype=np.int64),
+        np.array([r["value"] for r in records], dtype=np.float64),
+        np.array([r["status"] for r in records], dtype=np.int16),
+    )
+
+
+def _literal(time_ns: int) -> str:
+    return f"'{datetime_of(time_ns).isoformat()}'::timestamptz"
+
+
+async def page(
+    connection: asyncpg.Connection[Any], point: int, start_ns: int, end_ns: int, limit: int
+) -> Rows:
+    """At most `limit` samples of one point over [start, end), oldest first."""
+    records = await connection.fetch(
+        "SELECT point_id, time, value, status FROM ecmc.sample"
+        " WHERE point_id = $1 AND time >= $2 AND time < $3 ORDER BY time LIMIT $4",
+        point,
+        datetime_of(start_ns),
+        datetime_of(end_ns),
+        limit,
+    )
+    return _rows(records)
+
+
+async def newest(connection: asyncpg.Connection[Any], ids: list[int] | None) -> Rows:
+    """`latest` of the points, of all with None; sorted by id."""
+    where = "" if ids is None else f"WHERE point_id = ANY('{{{','.join(map(str, ids))}}}'::int[])"
+    query = f"SELECT point_id, time, value, status FROM ecmc.latest {where}"
+    point, time, value, status = await copy_out(connection, query, ("i4", "i8", "f8", "i2"))
+    rows = Rows(point, time_ns_of_pg(time), value, status)
+    return rows.take(np.argsort(rows.point))

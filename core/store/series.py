@@ -1,0 +1,202 @@
+"""What TimescaleDB changes, all in one place: six operations over `sample`, chosen by probing.
+
+Three kinds of server are out there: plain PostgreSQL, TimescaleDB under its
+Apache licence (hypertables, no columnstore) and the community edition (both).
+Everything else in ecmc is one text for all of them. Correcting compressed rows
+and refreshing roll-ups are the other two operations; they are one statement
+with a limit raised, and one path of code, in `writer` and `gauge`.
+
+Partitions are weeks and there is no default one: with it PostgreSQL could no
+longer read them in time order, and "the last reading before" would scan them
+all. A batch makes the weeks it needs, however old.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import asyncpg
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Connection, text
+
+from core.clock import datetime_of
+from core.samples import NS_PER_S
+
+WEEK_NS = 7 * 86_400 * NS_PER_S
+_MONDAY_NS = 4 * 86_400 * NS_PER_S  # 1970-01-05
+_SPACE_LOCK = 0x65636D64
+
+_SAMPLE = """
+CREATE TABLE ecmc.sample (
+    time     timestamptz NOT NULL,
+    value    float8 NOT NULL,
+    point_id int NOT NULL,
+    status   smallint NOT NULL
+)
+"""
+_KEY = "CREATE UNIQUE INDEX sample_key ON ecmc.sample (point_id, time)"
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """What the server can do beyond PostgreSQL."""
+
+    has_timescale: bool
+    has_columnstore: bool  # the community licence
+
+    @property
+    def name(self) -> str:
+        if not self.has_timescale:
+            return "plain"
+        return "community" if self.has_columnstore else "apache"
+
+
+_PROBE = """
+SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') AS has_timescale,
+       EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')
+           AND current_setting('shared_preload_libraries') ~ 'timescaledb' AS could_have,
+       coalesce(current_setting('timescaledb.license', true), '') = 'timescale' AS community
+"""
+
+
+def probe(connection: Connection) -> Tier:
+    """Ask the server, creating the extension where it is installed and we may."""
+    row = connection.execute(text(_PROBE)).one()
+    has_timescale = bool(row.has_timescale)
+    if row.could_have and not has_timescale:
+        may_create = connection.execute(
+            text("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+        ).scalar()
+        if may_create:
+            connection.execute(text("CREATE EXTENSION timescaledb"))
+            row = connection.execute(text(_PROBE)).one()
+            has_timescale = True
+    return Tier(has_timescale, has_timescale and bool(row.community))
+
+
+def make_series(connection: Connection, tier: Tier) -> None:
+    """Create `sample` as this server keeps time series best."""
+    if not tier.has_timescale:
+        connection.execute(text(_SAMPLE + " PARTITION BY RANGE (time)"))
+        connection.execute(text(_KEY))
+        return
+    connection.execute(text(_SAMPLE))
+    connection.execute(text(_KEY))
+    connection.execute(
+        text(
+            "SELECT create_hypertable('ecmc.sample', by_range('time', INTERVAL '7 days'),"
+            " create_default_indexes => false)"
+        )
+    )
+    if tier.has_columnstore:
+        connection.execute(
+            text(
+                "ALTER TABLE ecmc.sample SET (timescaledb.compress,"
+                " timescaledb.compress_segmentby = 'point_id', timescaledb.compress_orderby = 'time')"
+            )
+        )
+
+
+_KIND_OF_SAMPLE = """
+SELECT c.relkind = 'p' AS partitioned,
+       coalesce(current_setting('timescaledb.license', true), '') = 'timescale' AS community
+FROM pg_class AS c
+WHERE c.oid = 'ecmc.sample'::regclass
+"""
+
+
+async def tier_of(connection: asyncpg.Connection[Any]) -> Tier:
+    """How `sample` is kept in this database."""
+    row = await connection.fetchrow(_KIND_OF_SAMPLE)
+    assert row is not None
+    return Tier(not row["partitioned"], not row["partitioned"] and row["community"])
+
+
+_T = TypeVar("_T", int, npt.NDArray[np.int64])
+
+
+def week_of(time_ns: _T) -> _T:
+    """Number of the week a time, or each of many, lies in; weeks begin on Monday, UTC."""
+    return (time_ns - _MONDAY_NS) // WEEK_NS
+
+
+def _week_start_ns(week: int) -> int:
+    return week * WEEK_NS + _MONDAY_NS
+
+
+class Space:
+    """The weeks `sample` has room for; `ensure` makes those a batch still needs."""
+
+    def __init__(self, tier: Tier) -> None:
+        self._tier = tier
+        self._weeks: set[int] = set()
+
+    async def ensure(self, connection: asyncpg.Connection[Any], weeks: Iterable[int]) -> None:
+        """Outside a transaction: a week once made stays, whatever becomes of the batch."""
+        if self._tier.has_timescale:
+            return
+        missing = set(weeks) - self._weeks
+        if not missing:
+            return
+        async with connection.transaction():
+            await connection.execute(f"SELECT pg_advisory_xact_lock({_SPACE_LOCK})")
+            for week in sorted(missing):
+                start, end = datetime_of(_week_start_ns(week)), datetime_of(_week_start_ns(week + 1))
+                name = f"sample_{start:%Y%m%d}"
+                await connection.execute(
+                    f"CREATE TABLE IF NOT EXISTS ecmc.{name} PARTITION OF ecmc.sample"
+                    f" FOR VALUES FROM ('{start:%Y-%m-%d}+00') TO ('{end:%Y-%m-%d}+00')"
+                )
+        self._weeks |= missing
+
+    def forget(self) -> None:
+        """Another process may have dropped weeks."""
+        self._weeks.clear()
+
+
+async def compress(connection: asyncpg.Connection[Any], tier: Tier, older_than_ns: int) -> int:
+    """Compress what is older; returns the number of chunks. Nothing to do without a columnstore."""
+    if not tier.has_columnstore:
+        return 0
+    chunks = await connection.fetch(
+        "SELECT compress_chunk(c, if_not_compressed => true) FROM show_chunks('ecmc.sample', older_than => $1) AS c",
+        datetime_of(older_than_ns),
+    )
+    return len(chunks)
+
+
+async def retain(
+    connection: asyncpg.Connection[Any], tier: Tier, others_older_than_ns: int, all_older_than_ns: int
+) -> int:
+    """Drop raw samples: of points that feed no edge by days, of all by years. Results are never touched.
+
+    Returns:
+        Rows deleted, not counting those of whole weeks dropped.
+    """
+    horizon = datetime_of(all_older_than_ns)
+    if tier.has_timescale:
+        await connection.execute("SELECT drop_chunks('ecmc.sample', older_than => $1::timestamptz)", horizon)
+    else:
+        for name in await _weeks_before(connection, all_older_than_ns):
+            await connection.execute(f"DROP TABLE ecmc.{name}")
+    async with connection.transaction():
+        if tier.has_columnstore:
+            await connection.execute("SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
+        done = await connection.execute(
+            "DELETE FROM ecmc.sample WHERE time < $1"
+            " AND point_id = ANY(ARRAY(SELECT id FROM ecmc.point WHERE NOT feeds))",
+            datetime_of(others_older_than_ns),
+        )
+    return int(done.split()[-1])
+
+
+async def _weeks_before(connection: asyncpg.Connection[Any], time_ns: int) -> list[str]:
+    rows = await connection.fetch(
+        "SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid"
+        " WHERE i.inhparent = 'ecmc.sample'::regclass AND c.relname < $1",
+        f"sample_{datetime_of(_week_start_ns(week_of(time_ns))):%Y%m%d}",
+    )
+    return [row["relname"] for row in rows]

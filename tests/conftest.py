@@ -1,0 +1,89 @@
+"""Fixtures many subjects share: a real database, new and empty for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from core.store.embedded import EmbeddedServer
+from migrations import migrate
+
+
+def reachable_folder(prefix: str) -> Path:
+    """A temporary folder the database's unprivileged user can reach (pytest's own are closed to others)."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    os.chmod(folder, 0o755)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def embedded_dsn() -> Iterator[str]:
+    """DSN of one embedded server for the whole session."""
+    folder = reachable_folder("ecmc-test-")
+    server = EmbeddedServer(folder / "data")
+    try:
+        dsn = server.start()
+        asyncio.run(_without_sync(dsn))
+        yield dsn
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _without_sync(dsn: str) -> None:
+    """These databases live for one test; a power cut may take them."""
+    connection = await asyncpg.connect(dsn)
+    for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+        await connection.execute(f"ALTER SYSTEM SET {setting} = off")
+    await connection.execute("SELECT pg_reload_conf()")
+    await connection.close()
+
+
+class Databases:
+    """Makes databases with the schema in them, by copying one that has been migrated."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._numbers = count()
+        self._template: str | None = None
+
+    def new(self) -> str:
+        """DSN of a new database at the newest schema."""
+        return asyncio.run(self._new())
+
+    async def _new(self) -> str:
+        if self._template is None:
+            self._template = await self._create("template1")
+            await migrate(self._of(self._template))
+        return self._of(await self._create(self._template))
+
+    async def _create(self, template: str) -> str:
+        name = f"ecmc_test_{os.getpid()}_{next(self._numbers)}"
+        connection = await asyncpg.connect(self._dsn)
+        try:
+            await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        finally:
+            await connection.close()
+        return name
+
+    def _of(self, name: str) -> str:
+        return self._dsn.rsplit("/", 1)[0] + "/" + name
+
+
+@pytest.fixture(scope="session")
+def databases(embedded_dsn: str) -> Databases:
+    return Databases(embedded_dsn)
+
+
+@pytest.fixture
+def database(databases: Databases) -> str:
+    """DSN of an empty ecmc database of this test's own, on the embedded server."""
+    return databases.new()
