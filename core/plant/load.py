@@ -35,7 +35,7 @@ from core.plant.model import (
 )
 from core.plant.network import Measured, checked_id, read_edges, read_nodes, region_codes
 from core.plant.pointlist import POINT_ID, point_list_file, read_point_list, topic_faults
-from core.plant.profile import MODBUS, Profile, ProfileShelf, device_point
+from core.plant.profile import MODBUS, Profile, ProfileShelf, device_point, filled_topic
 
 
 def load_plant(folder: Path, profiles: Sequence[Path]) -> Plant:
@@ -356,7 +356,7 @@ class _Reading:
                 connected=device.connection is not None,
             )
             if isinstance(point.source, MqttSource):
-                topic = point.source.topic.format_map(topic_names)
+                topic = filled_topic(point.source.topic, topic_names)
                 point = replace(point, source=replace(point.source, topic=topic))
             ids.append(point.id)
             self.points[point.id] = point

@@ -25,7 +25,7 @@ from core.plant.model import (
     Quantity,
     Source,
 )
-from core.plant.profile import MODBUS, json_path, placeholders, steps_of
+from core.plant.profile import MODBUS, filled_topic, json_path, placeholders, steps_of
 from core.plant.register import WORDS, raw_pattern, shown_maximum, transformer_ratio
 
 T = TypeVar("T")
@@ -254,7 +254,7 @@ def _source(row: Row, device: Device, connections: Mapping[str, Connection]) -> 
     if path and not path.startswith("$"):
         row.fault("json_path", f"json_path is {path!r}, wanted a path from the root such as $.{path}")
     return MqttSource(
-        topic.replace("{device}", device.id),
+        filled_topic(topic, {"device": device.id}),
         path,
         scale,
         offset,

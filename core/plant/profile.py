@@ -418,6 +418,11 @@ def placeholders(topic: str) -> list[str]:
     return _PLACEHOLDER.findall(topic)
 
 
+def filled_topic(topic: str, names: Mapping[str, str]) -> str:
+    """The topic with its names in braces replaced; one that is not given stays."""
+    return _PLACEHOLDER.sub(lambda match: names.get(match[1], match[0]), topic)
+
+
 def json_path(text: str) -> str:
     """A path from the payload's root, `$.ENERGY.Power`; empty stays empty, a bare number."""
     return text if not text or text.startswith("$") else f"$.{text}"

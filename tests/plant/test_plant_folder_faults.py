@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -378,3 +380,20 @@ def test_a_faulty_profile_is_told_in_its_own_file(works: Path, change: Change, f
     assert "wanted 'Hz'" in reasons
     assert "end beyond 65535" in reasons
     assert "stands twice" in reasons
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_nonsense_anywhere_is_a_fault_and_never_a_crash(works: Path, faults_of: FaultsOf, seed: int) -> None:
+    draw = random.Random(seed)
+    file = works / YAML
+    text = file.read_text("utf-8")
+    values = [match.span(1) for match in re.finditer(r": ([^,{}\[\]\n]+)", text)]
+    for start, end in sorted(draw.sample(values, 5), reverse=True):
+        text = (
+            text[:start]
+            + draw.choice(["[]", "{a: b}", "[{}]", "-1", ".nan", '"= ("', "2026-01-01"])
+            + text[end:]
+        )
+    file.write_text(text, "utf-8")
+
+    assert faults_of(works)
