@@ -10,13 +10,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """How long answers take on a wire, as a log-normal through two quantiles, and the share that never comes."""
+
+    median_s: float
+    percentile_95_s: float
+    worst_s: float
+    lost: float
+
+    def delay_s(self, chance: random.Random) -> float:
+        spread = math.log(self.percentile_95_s / self.median_s) / 1.645
+        return min(self.worst_s, self.median_s * math.exp(spread * chance.gauss(0.0, 1.0)))
+
+
+# Seen in public captures (recordings/README.md, traces): a device on TCP, a serial gateway
+# with four units, and the same gateway in trouble.
+LINES: Final = {
+    "direct": Line(0.009, 0.030, 0.046, 0.0),
+    "gateway": Line(0.077, 0.498, 1.13, 0.024),
+    "troubled": Line(0.447, 3.05, 5.1, 0.33),
+}
 
 
 class Trouble(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,6 +52,7 @@ class Trouble(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         drop: The link breaks at the first word with the device.
         stall: The device is asked and never answers; a publisher falls silent.
         late_s: Every answer comes this much later.
+        line: Modbus answers come and fail as on one of the measured `LINES`; empty: at once.
         exception: Modbus exception code of every answer; a Bad status over OPC UA; no number over MQTT.
         exception_at: Only for requests that touch this Modbus address; None for all.
         rollover: Counters that wrap stand just before their end, and wrap.
@@ -36,6 +63,7 @@ class Trouble(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drop: bool = False
     stall: bool = False
     late_s: float = 0.0
+    line: Literal["", "direct", "gateway", "troubled"] = ""
     exception: int = 0
     exception_at: int | None = None
     rollover: bool = False
@@ -55,7 +83,7 @@ class Faults:
     def of(self, name: str) -> Trouble:
         return self._now.get(name, _WELL)
 
-    def set(self, name: str, **changes: bool | int | float) -> None:
+    def set(self, name: str, **changes: bool | int | float | str) -> None:
         """Change some of a device's troubles, leave its others.
 
         Raises:

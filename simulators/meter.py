@@ -68,7 +68,7 @@ class Meters:
 
     def __init__(self, plant: Plant, model: DemoPlant, clock: Clock, faults: Faults) -> None:
         self.plant, self.clock, self.faults = plant, clock, faults
-        self._model = model
+        self.model = model
         self._frozen_ns: dict[str, int] = {}
         self._shift: dict[str, float] = {}  # what a rolled-over counter was moved by
         self._quantity = {point.id: _model_quantity(point.id, point.quantity) for point in plant.points}
@@ -107,7 +107,7 @@ class Meters:
 
     def history(self, point_ids: Sequence[str], time_ns: Times) -> dict[str, Floats]:
         """The points over past moments, without faults, before their registers cut them."""
-        state = self._model.state(time_ns)
+        state = self.model.state(time_ns)
         devices = dict.fromkeys(self.plant.point_by_id[point].device for point in point_ids)
         shown = {device: device_quantities(device, state) for device in devices if device is not None}
         return {
@@ -120,7 +120,7 @@ class Meters:
         # Devices asked in the same tenth of a second see the same plant, which costs one evaluation.
         now_ns -= now_ns % (NS_PER_S // 10)
         if self._fresh is None or self._fresh[0] != now_ns:
-            self._fresh = now_ns, self._model.state(now_ns)
+            self._fresh = now_ns, self.model.state(now_ns)
         return self._fresh[1]
 
     def _roll_over(self, device_id: str, values: dict[str, float]) -> None:

@@ -10,17 +10,15 @@ answered with exception 2.
 from __future__ import annotations
 
 import asyncio
-import logging
+import random
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Self
 
 from core.plant.model import ModbusSource, Point
-from simulators.faults import Faults
+from simulators.faults import LINES, Faults
 from simulators.register import exponent_of, words
-
-log = logging.getLogger(__name__)
 
 ILLEGAL_FUNCTION: Final = 1
 ILLEGAL_ADDRESS: Final = 2
@@ -84,16 +82,19 @@ class Unit:
         self._fixed |= {(source.function, address): word for address, word in chain.items()}
         return start
 
-    def registers(self) -> dict[tuple[int, int], int]:
-        """Every register as it stands now, by function and address."""
+    def registers(self, function: int, start: int, count: int) -> list[int] | None:
+        """The registers asked for as they stand now; None where no point of the device lies among them."""
+        end = start + count
+        read = {address: word for (kind, address), word in self._fixed.items() if kind == function}
         values = self._values()
-        now = dict(self._fixed)
-        for point, function, start in self._layout:
-            for at, word in enumerate(words(point, values[point.id])):
-                now[function, start + at] = (
-                    now.get((function, start + at), 0) | word if _is_bit(point) else word
-                )
-        return now
+        for point, kind, first in self._layout:
+            width = point.source.words if isinstance(point.source, ModbusSource) else 0
+            if kind == function and first < end and first + width > start:
+                for at, word in enumerate(words(point, values[point.id]), first):
+                    read[at] = read.get(at, 0) | word if _is_bit(point) else word
+        if end > 65_536 or not any(start <= address < end for address in read):
+            return None
+        return [read.get(address, 0) for address in range(start, end)]
 
 
 def _is_bit(point: Point) -> bool:
@@ -110,7 +111,7 @@ class ModbusServer:
         self, name: str, units: Mapping[int, Unit], faults: Faults, host: str = "127.0.0.1", port: int = 0
     ) -> None:
         self.name, self.host, self.port = name, host, port
-        self.requests = 0
+        self._chance = random.Random(port)
         self._units, self._faults = units, faults
         self._server: asyncio.Server | None = None
         self._links: set[asyncio.StreamWriter] = set()
@@ -148,7 +149,6 @@ class ModbusServer:
 
     async def _answer(self, unit_id: int, request: bytes) -> bytes | None:
         """The answer's PDU; empty for silence, None to break the link."""
-        self.requests += 1
         unit = self._units.get(unit_id)
         if unit is None:
             return _exception(request, GATEWAY_TARGET_SILENT)
@@ -158,8 +158,14 @@ class ModbusServer:
                 return None
             if trouble.stall:
                 return b""
-            if trouble.late_s:
-                await asyncio.sleep(trouble.late_s)
+            delay_s = trouble.late_s
+            if trouble.line:
+                line = LINES[trouble.line]
+                if self._chance.random() < line.lost:
+                    return b""
+                delay_s += line.delay_s(self._chance)
+            if delay_s:
+                await asyncio.sleep(delay_s)
             if trouble.exception and _touches(request, trouble.exception_at):
                 return _exception(request, trouble.exception)
         return _read(unit, request)
@@ -188,11 +194,9 @@ def _read(unit: Unit, request: bytes) -> bytes:
     most = unit.max_registers if function > 2 else 2000
     if not 1 <= count <= most:
         return _exception(request, ILLEGAL_VALUE)
-    registers = unit.registers()
-    wanted = [(function, address) for address in range(start, start + count)]
-    if start + count > 65_536 or not any(key in registers for key in wanted):
+    read = unit.registers(function, start, count)
+    if read is None:
         return _exception(request, ILLEGAL_ADDRESS)
-    read = [registers.get(key, 0) for key in wanted]
     if function > 2:
         return struct.pack(f">BB{count}H", function, 2 * count, *read)
     bits = sum(1 << at for at, word in enumerate(read) if word)

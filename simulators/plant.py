@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import cache
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -244,10 +245,9 @@ def _leaf_energy(days: int, seed: int) -> dict[str, Floats]:
     weekday = (dates.astype(np.int64) + 3) % 7  # Monday is 0; 1970-01-01 was a Thursday
     recorded = _recorded_day(day_of_year, weekday)
 
-    hall_1 = steel()["energy_kwh"].reshape(365, QUARTERS_A_DAY)[recorded].ravel()
-    metal_w = recording("metal_processing")["power_w_per_mwh_a"]
-    hall_2 = (metal_w * HALL_2_MWH_A / 4000).reshape(365, QUARTERS_A_DAY)[recorded].ravel()
-    roof = _roof_year().reshape(365, QUARTERS_A_DAY)[np.minimum(day_of_year, 364)].ravel()
+    hall_1_year, hall_2_year, roof_year = _recorded_years()
+    hall_1, hall_2 = hall_1_year[recorded].ravel(), hall_2_year[recorded].ravel()
+    roof = roof_year[np.minimum(day_of_year, 364)].ravel()
 
     quarter = np.arange(days * QUARTERS_A_DAY)
     clock_h = quarter % QUARTERS_A_DAY / 4
@@ -274,6 +274,14 @@ def _recorded_day(
     """Day of 2018 (which began on a Monday) nearest in the year with the same weekday."""
     day = day_of_year + (weekday - day_of_year % 7 + 3) % 7 - 3
     return np.where(day < 0, day + 7, np.where(day > 364, day - 7, day))
+
+
+@cache
+def _recorded_years() -> tuple[Floats, Floats, Floats]:
+    """Hall 1, hall 2 and the roof, kWh a quarter hour, each of shape (365, 96); read once."""
+    hall_1 = steel()["energy_kwh"].reshape(365, QUARTERS_A_DAY)
+    metal_w = recording("metal_processing")["power_w_per_mwh_a"].reshape(365, QUARTERS_A_DAY)
+    return hall_1, metal_w * HALL_2_MWH_A / 4000, _roof_year()
 
 
 def _roof_year() -> Floats:

@@ -83,14 +83,14 @@ def test_a_restart_goes_on_with_the_same_registers(model: DemoPlant) -> None:
     first, again = model.state(moments), DemoPlant().state(moments)
     # Asked for a later year first, the same past comes out.
     later = DemoPlant()
-    later.state(MONDAY + 5 * 366 * 86_400 * NS)
+    later.state(MONDAY + 2 * 366 * 86_400 * NS)
 
     for name, energy_kwh in first.energy_kwh.items():
         assert np.array_equal(again.energy_kwh[name], energy_kwh), name
         assert np.array_equal(later.state(moments).energy_kwh[name], energy_kwh), name
 
 
-def test_played_faster_a_register_still_counts_power_times_time() -> None:
+def test_played_faster_a_register_still_counts_power_times_time(model: DemoPlant) -> None:
     fast = DemoPlant(speed=60, anchor_ns=MONDAY)
     moments = MONDAY + np.arange(0, 1_440, 1, dtype=np.int64) * NS  # a day in 24 minutes
     state = fast.state(moments)
@@ -98,7 +98,7 @@ def test_played_faster_a_register_still_counts_power_times_time() -> None:
     counted_kwh = state.energy_kwh["hall-1"][-1] - state.energy_kwh["hall-1"][0]
 
     assert counted_kwh == pytest.approx(np.trapezoid(state.power_kw["hall-1"]) / 3600, rel=0.02)
-    slow = DemoPlant().state([MONDAY, MONDAY + 1_439 * 60 * NS])
+    slow = model.state([MONDAY, MONDAY + 1_439 * 60 * NS])
     assert counted_kwh == pytest.approx(np.diff(slow.energy_kwh["hall-1"])[0] / 60, rel=1e-6)
 
 
@@ -109,7 +109,7 @@ def test_a_time_before_commissioning_is_refused(model: DemoPlant) -> None:
 
 def test_what_the_meters_read_adds_up_to_their_resolution(plant: Plant, meters: Meters) -> None:
     hour_ns = np.array([MONDAY + 10 * 3_600 * NS, MONDAY + 14 * 3_600 * NS])
-    flows = meters._model.state(hour_ns)
+    flows = meters.model.state(hour_ns)
     loose = {
         "e-machines": np.diff(flows.energy_kwh["hall-2-rest"])[0],
         "e-offices": np.diff(flows.energy_kwh["offices"])[0],
@@ -174,7 +174,7 @@ def test_the_folder_takes_the_ports_it_is_given(tmp_path: Path) -> None:
 def test_history_is_what_the_devices_would_have_said(plant: Plant, meters: Meters) -> None:
     start, end = MONDAY, MONDAY + 600 * NS
 
-    batches = list(history(plant, start, end, step_s=60, model=meters._model))
+    batches = list(history(plant, start, end, step_s=60, model=meters.model))
 
     values = {}
     for batch in batches:

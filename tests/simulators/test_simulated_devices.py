@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import shutil
 import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from asyncua import Client, ua
 from pymodbus.client import AsyncModbusTcpClient
 
 from core.plant.model import Kind, ModbusSource, MqttSource, Order, Plant, Point
-from simulators.faults import Faults
+from simulators.faults import LINES, Faults
 from simulators.history import delivered
 from simulators.meter import Meters
 from simulators.modbus import ModbusServer, Unit
@@ -33,7 +35,7 @@ def unit(meters: Meters, device: str) -> Unit:
     return Unit(device, points, lambda: meters.values(device))
 
 
-async def until(holds: Callable[[], bool], within_s: float = 5.0) -> None:
+async def until(holds: Callable[[], bool], within_s: float = 20.0) -> None:
     """Wait for something to come true, which it does in a few steps of the loop or never."""
     for _ in range(round(within_s / 0.01)):
         if holds():
@@ -222,6 +224,34 @@ async def test_a_late_reply_comes_late_and_whole(server: ModbusServer, faults: F
     assert said[:9] == bytes.fromhex("0001 0000 0007 01 03 04")
 
 
+def test_a_gateways_line_is_as_slow_as_the_captured_one() -> None:
+    chance = random.Random(3)
+
+    delays_s = np.array([LINES["gateway"].delay_s(chance) for _ in range(20_000)])
+
+    assert np.median(delays_s) == pytest.approx(0.077, rel=0.05)
+    assert np.quantile(delays_s, 0.95) == pytest.approx(0.498, rel=0.07)
+    assert delays_s.max() == 1.13
+
+
+async def test_on_a_troubled_line_every_third_request_stays_unanswered(
+    server: ModbusServer, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LINES, "troubled", replace(LINES["troubled"], median_s=1e-4, worst_s=2e-4))
+    faults.set("m-grid", line="troubled")
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+
+    for number in range(300):
+        writer.write(number.to_bytes(2, "big") + bytes.fromhex("00000006 01 03 0BF3 0002"))
+    writer.write(bytes.fromhex("FFFF00000006 02 03 0041 0002"))  # a healthy one, to know when all is said
+    answered = 0
+    while (await asyncio.wait_for(reader.readexactly(13), 5))[:2] != b"\xff\xff":
+        answered += 1
+    writer.close()
+
+    assert 170 <= answered <= 230  # 201 expected, sigma 8
+
+
 def test_a_frozen_meter_repeats_itself_and_catches_up(meters: Meters, faults: Faults, clock: object) -> None:
     before = meters.values("m-press")
     faults.set("m-press", frozen=True)
@@ -251,7 +281,7 @@ def test_a_counter_rolls_over_and_counts_on(meters: Meters, faults: Faults, plan
     assert start > 0.999 * point.counter_modulus
     assert end < 1_000
     assert stays == end
-    flow = meters._model.state([meters.clock.now_ns() - 3600 * 10**9, meters.clock.now_ns()])
+    flow = meters.model.state([meters.clock.now_ns() - 3600 * 10**9, meters.clock.now_ns()])
     went_by = np.diff(flow.energy_kwh["welding"])[0]
     assert end + point.counter_modulus - start == pytest.approx(went_by, abs=0.01)
 
@@ -400,7 +430,7 @@ async def test_the_whole_plant_serves_and_leaves_nothing_behind(plant: Plant, tm
         assert await asyncio.wait_for(reader.read(1), 2) == b""
         writer.close()
         file.write_text("{}")
-        await until(lambda: listens(ports[2]), within_s=20)
+        await until(lambda: listens(ports[2]))
         assert not running.done()
         running.cancel()
 
