@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -113,6 +114,12 @@ def libmodbus(compiled: Path) -> Iterator[int]:
 
 async def test_libmodbus_gives_the_same_values_through_both_clients(libmodbus: int, client: str) -> None:
     values = await all_values(plant_of({"m": POINTS}, libmodbus, client=client))
+
+    assert values == pytest.approx(EXPECTED)
+
+
+def test_the_same_values_come_under_uvloop(libmodbus: int, client: str) -> None:
+    values = uvloop.run(all_values(plant_of({"m": POINTS}, libmodbus, client=client)))
 
     assert values == pytest.approx(EXPECTED)
 

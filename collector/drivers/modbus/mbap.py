@@ -14,6 +14,7 @@ import ssl
 import struct
 from collections import Counter
 from dataclasses import dataclass
+from typing import cast
 
 from collector.drivers.modbus.transport import (
     BadReply,
@@ -104,8 +105,7 @@ class _Link(asyncio.Protocol):
         self._last_transaction = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
 
     @property
     def alive(self) -> bool:
