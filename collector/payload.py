@@ -68,8 +68,9 @@ class JsonPath:
     def __init__(self, text: str) -> None:
         rest = text.removeprefix("$")
         steps: list[Step] = []
-        at = 0
+        at = last_at = 0
         while at < len(rest):
+            last_at = len(text) - len(rest) + at
             match = _STEP.match(rest, at)
             if match is None or match.end() == at:
                 raise ValueError(f"not a path: {text!r} at {rest[at:]!r}")
@@ -85,6 +86,12 @@ class JsonPath:
         self._steps = tuple(steps)
         self._keys = tuple(step for step in steps if isinstance(step, str))
         self._plain = len(self._keys) == len(steps)
+        self._parent = text[:last_at]
+
+    @property
+    def place(self) -> tuple[str, str] | None:
+        """The path of the object that holds the value, and its key there; None unless all steps are keys."""
+        return (self._parent, self._keys[-1]) if self._plain and self._keys else None
 
     def find(self, document: Any) -> list[Match]:
         """Every value the path leads to; a list at its end counts as its elements."""

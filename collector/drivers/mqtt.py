@@ -19,8 +19,10 @@ import os
 import ssl
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -33,7 +35,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from collector.delivery import Delivery, plausible
 from collector.driver import DeviceState
-from collector.payload import JsonPath, Times, document_of, number_of, reduced
+from collector.payload import JsonPath, Match, Times, document_of, number_of, reduced
 from core import quality
 from core.clock import NS_PER_S, Clock, SystemClock
 from core.errors import DeviceRefused, DeviceUnreachable
@@ -75,12 +77,39 @@ class _Tag:
 
 
 @dataclass(frozen=True, slots=True)
+class _Siblings:
+    """Points of one device whose values are keys of one object: read together, at the speed of the library."""
+
+    tags: tuple[_Tag, ...]
+    slots: tuple[int, ...]
+    parent: JsonPath
+    values: Callable[[dict[str, Any]], Any]
+
+
+@dataclass(frozen=True, slots=True)
 class _Topic:
     """What one topic brings."""
 
-    tags: list[_Tag]
+    siblings: tuple[_Siblings, ...]
+    singles: tuple[_Tag, ...]
     devices: frozenset[str]
     is_json: bool
+
+
+class _Columns:
+    """Raw samples of a drain."""
+
+    def __init__(self) -> None:
+        self.slots: list[int] = []
+        self.times_ns: list[int] = []
+        self.raws: list[float] = []
+        self.statuses: list[int] = []
+
+    def add(self, slots: Sequence[int], time_ns: int, raws: Sequence[float], status: int) -> None:
+        self.slots += slots
+        self.times_ns += repeat(time_ns, len(slots))
+        self.raws += raws
+        self.statuses += repeat(status, len(slots))
 
 
 @dataclass(slots=True)
@@ -361,11 +390,8 @@ class MqttDriver:
 
     def _drain(self) -> SampleBatch:
         """Everything waiting, up to a full write, in columns."""
-        slots: list[int] = []
-        times_ns: list[int] = []
-        raws: list[float] = []
-        statuses: list[int] = []
-        while self._waiting and len(slots) < DRAIN_ROWS:
+        columns = _Columns()
+        while self._waiting and len(columns.slots) < DRAIN_ROWS:
             message = self._waiting.popleft()
             if message.qos:
                 self._to_ack.append((message.mid, message.qos))
@@ -373,72 +399,128 @@ class MqttDriver:
             for device in topic.devices:
                 self._heard[device].counters["messages"] += 1
             try:
-                for slot, time_ns, raw, status in self._rows(message, topic):
-                    slots.append(slot)
-                    times_ns.append(time_ns)
-                    raws.append(raw)
-                    statuses.append(status)
+                self._decode(message, topic, columns)
             except Exception as why:  # whatever the payload was, the next one is read
                 for device in topic.devices:
                     heard = self._heard[device]
                     heard.counters["bad_payloads"] += 1
                     heard.bad = f"{message.topic}: {str(why)[:100]}"
-        return self._delivery.batch(slots, times_ns, raws, np.array(statuses, dtype=np.int16))
+        statuses = np.array(columns.statuses, dtype=np.int16)
+        return self._delivery.batch(columns.slots, columns.times_ns, columns.raws, statuses)
 
     def _topic(self, name: str) -> _Topic:
         topic = self._by_topic.get(name)
         if topic is None:
-            tags = [
-                tag
-                for wanted, of_it in self._tags.items()
-                if topic_matches_sub(wanted, name)
-                for tag in of_it
-            ]
-            is_json = any(tag.path is not None for tag in tags)
-            topic = _Topic(tags, frozenset(tag.device for tag in tags), is_json)
+            matching = [of_it for wanted, of_it in self._tags.items() if topic_matches_sub(wanted, name)]
+            topic = _topic_of([tag for of_it in matching for tag in of_it])
             if len(self._by_topic) < KNOWN_TOPICS:
                 self._by_topic[name] = topic
         return topic
 
-    def _rows(self, message: _Message, topic: _Topic) -> list[tuple[int, int, float, int]]:
-        """(slot, time, raw, status) of one message; all of it or, when it is not readable, ValueError."""
-        rows: list[tuple[int, int, float, int]] = []
+    def _decode(self, message: _Message, topic: _Topic, columns: _Columns) -> None:
+        """Add one message's samples; ValueError where the payload is not readable."""
         document = document_of(message.payload) if topic.is_json else None
         times: dict[JsonPath | None, Times] = {}
-        for tag in topic.tags:
-            if tag.path is None:
-                raw, status = number_of(message.payload.decode())
-                rows += self._dated(message, tag, {None: [(raw, status)]})
-                continue
-            if tag.time_path not in times:
-                times[tag.time_path] = Times(document, tag.time_path, self._zone)
-            at = times[tag.time_path]
-            by_time: dict[int | None, list[tuple[float, int]]] = {}
-            for match in tag.path.find(document):
-                by_time.setdefault(at.of(match), []).append(number_of(match.value))
-            rows += self._dated(message, tag, by_time)
+        for siblings in topic.siblings:
+            if not self._decode_together(message, document, siblings, times, columns):
+                for tag in siblings.tags:
+                    self._decode_one(message, document, tag, times, columns)
+        for tag in topic.singles:
+            self._decode_one(message, document, tag, times, columns)
         for device in topic.devices:
             heard = self._heard[device]
             heard.last_ns, heard.bad = message.arrival_ns, ""
-        return rows
 
-    def _dated(
-        self, message: _Message, tag: _Tag, by_time: dict[int | None, list[tuple[float, int]]]
-    ) -> list[tuple[int, int, float, int]]:
-        rows = []
-        counters = self._heard[tag.device].counters
+    def _decode_together(
+        self,
+        message: _Message,
+        document: Any,
+        siblings: _Siblings,
+        times: dict[JsonPath | None, Times],
+        columns: _Columns,
+    ) -> bool:
+        """Whether the object is there once, with a plain number under every key."""
+        found = siblings.parent.find(document)
+        if len(found) != 1 or type(found[0].value) is not dict:
+            return False
+        around, parent = found[0], found[0].value
+        try:
+            values = siblings.values(parent)
+        except KeyError:
+            return False
+        if not set(map(type, values)) <= {float, int}:
+            return False
+        numbers = list(map(float, values))
+        inside = Match(None, (*around.trail, parent), around.one_of_many)
+        payload_ns = self._times(document, siblings.tags[0], times).of(inside)
+        dated = self._dated(message, siblings.tags[0], payload_ns, len(numbers))
+        if dated is not None:
+            columns.add(siblings.slots, dated[0], numbers, dated[1])
+        return True
+
+    def _decode_one(
+        self,
+        message: _Message,
+        document: Any,
+        tag: _Tag,
+        times: dict[JsonPath | None, Times],
+        columns: _Columns,
+    ) -> None:
+        by_time: dict[int | None, list[tuple[float, int]]] = {}
+        if tag.path is None:
+            by_time[None] = [number_of(message.payload.decode())]
+        else:
+            of_message = self._times(document, tag, times)
+            for match in tag.path.find(document):
+                by_time.setdefault(of_message.of(match), []).append(number_of(match.value))
         for payload_ns, values in by_time.items():
             raw, status = reduced(values, tag.reduce)
-            if payload_ns is not None and plausible(payload_ns, message.arrival_ns):
-                rows.append((tag.slot, payload_ns, raw, status))
-                continue
-            if message.retained:
-                counters["retained_undated"] += 1
-                continue
-            if (
-                payload_ns is not None or tag.time_path is not None
-            ):  # a clock that is wrong, or has none today
-                counters["times_refused"] += 1
-                status = quality.UNCERTAIN if status == quality.GOOD else status
-            rows.append((tag.slot, message.arrival_ns, raw, status))
-        return rows
+            dated = self._dated(message, tag, payload_ns, 1)
+            if dated is not None:
+                columns.add((tag.slot,), dated[0], (raw,), status if status != quality.GOOD else dated[1])
+
+    def _times(self, document: Any, tag: _Tag, times: dict[JsonPath | None, Times]) -> Times:
+        if tag.time_path not in times:
+            times[tag.time_path] = Times(document, tag.time_path, self._zone)
+        return times[tag.time_path]
+
+    def _dated(
+        self, message: _Message, tag: _Tag, payload_ns: int | None, samples: int
+    ) -> tuple[int, int] | None:
+        """When samples of a message were so, and the status that goes with it; None: too old to tell."""
+        if payload_ns is not None and plausible(payload_ns, message.arrival_ns):
+            return payload_ns, quality.GOOD
+        counters = self._heard[tag.device].counters
+        if message.retained:
+            counters["retained_undated"] += samples
+            return None
+        if payload_ns is None and tag.time_path is None:
+            return message.arrival_ns, quality.GOOD
+        counters["times_refused"] += samples  # a clock that is wrong, or gives no time today
+        return message.arrival_ns, quality.UNCERTAIN
+
+
+def _topic_of(tags: Sequence[_Tag]) -> _Topic:
+    """The points of a topic, those that stand side by side in one object put together."""
+    side_by_side: dict[tuple[str, str, JsonPath | None], list[_Tag]] = {}
+    singles: list[_Tag] = []
+    for tag in tags:
+        place = tag.path.place if tag.path is not None else None
+        if place is None:
+            singles.append(tag)
+        else:
+            side_by_side.setdefault((tag.device, place[0], tag.time_path), []).append(tag)
+    together = []
+    for (_, parent, _), of_object in side_by_side.items():
+        keys = [tag.path.place[1] for tag in of_object if tag.path is not None and tag.path.place is not None]
+        if len(keys) == 1:
+            singles += of_object
+            continue
+        slots = tuple(tag.slot for tag in of_object)
+        together.append(_Siblings(tuple(of_object), slots, JsonPath(parent), itemgetter(*keys)))
+    return _Topic(
+        tuple(together),
+        tuple(singles),
+        frozenset(tag.device for tag in tags),
+        any(tag.path is not None for tag in tags),
+    )

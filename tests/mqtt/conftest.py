@@ -7,10 +7,16 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
@@ -19,13 +25,38 @@ from core.plant.model import Connection, Device, Kind, Label, MqttSource, Plant,
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 
 
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def make_certificate(certificate_file: Path, key_file: Path) -> None:
+    """A self-signed certificate for 127.0.0.1, good for a day."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "broker")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    certificate_file.write_bytes(certificate.public_bytes(pem))
+    key_file.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+
+
 class Broker:
     """mosquitto with its state on disk, so that it can be stopped and started again."""
 
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port: int = listener.getsockname()[1]
+    def __init__(self, folder: Path, tls: bool = False) -> None:
+        self.port, self.tls_port = free_port(), free_port()
         folder.chmod(0o777)
         self._config = folder / "mosquitto.conf"
         passwords, access = folder / "passwords", folder / "access"
@@ -39,6 +70,14 @@ class Broker:
             f"acl_file {access}\nmax_queued_messages 100000\nmax_inflight_messages 1000\n"
             f"persistence true\npersistence_location {folder}/\nuser root\n"
         )
+        self.certificate = folder / "broker.pem"
+        if tls:
+            key = folder / "broker.key"
+            make_certificate(self.certificate, key)
+            with self._config.open("a") as config:
+                config.write(
+                    f"listener {self.tls_port} 127.0.0.1\ncertfile {self.certificate}\nkeyfile {key}\n"
+                )
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -81,6 +120,16 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
     if MOSQUITTO is None:
         pytest.skip("mosquitto is not installed (tests/peers/install.sh)")
     started = Broker(tmp_path)
+    started.start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def tls_broker(tmp_path: Path) -> Iterator[Broker]:
+    if MOSQUITTO is None:
+        pytest.skip("mosquitto is not installed (tests/peers/install.sh)")
+    started = Broker(tmp_path, tls=True)
     started.start()
     yield started
     started.stop()

@@ -97,6 +97,27 @@ async def test_a_bare_number_is_dated_on_arrival(
     assert all(before <= row[1] + 1000 <= time.time_ns() + 1000 for row in rows)
 
 
+async def test_values_side_by_side_are_read_alike_whatever_their_neighbours_are(
+    broker: Any, gateway: Any, plant_of: Callable[..., Plant]
+) -> None:
+    points = {key: MqttSource("plant/m1", f"$.v.{key}") for key in "abc"}
+    then = at(60)
+    seconds = then // NS_PER_S
+    async with opened(plant_of(broker.port, points)) as reading:
+        for v in [{"a": 1, "b": 2.5, "c": -3}, {"a": "4", "b": None, "c": 5}, {"c": 10**30}, {"a": 10**400}]:
+            await asyncio.to_thread(gateway.publish, "plant/m1", json.dumps({"ts": seconds, "v": v}))
+        rows = await reading.until(lambda rows: len(rows) >= 8)
+
+    assert {row[1] for row in rows} == {seconds * NS_PER_S}
+    assert [(row[0], row[2]) for row in rows if row[3] == quality.GOOD] == [
+        ("a", 1.0), ("b", 2.5), ("c", -3.0), ("a", 4.0), ("c", 5.0), ("c", 1e30),
+    ]  # fmt: skip
+    assert [(row[0], row[3]) for row in rows if row[3] != quality.GOOD] == [
+        ("b", quality.BAD_SENSOR_FAILURE),
+        ("a", quality.BAD_OUT_OF_RANGE),
+    ]
+
+
 async def test_bad_payloads_are_counted_and_never_stop_reception(
     broker: Any, gateway: Any, plant_of: Callable[..., Plant]
 ) -> None:
@@ -249,6 +270,22 @@ async def test_a_wrong_password_is_a_refusal_and_the_right_one_is_taken(
     monkeypatch.setenv("MQ_PASSWORD", "right")
     async with opened(plant) as reading:
         assert reading.driver.devices()["gw"].up
+
+
+async def test_over_tls_only_the_broker_with_the_right_certificate_is_spoken_to(
+    tls_broker: Any, gateway_to: Callable[[int], Any], plant_of: Callable[..., Plant]
+) -> None:
+    trusting = plant_of(tls_broker.tls_port, POWER, tls=True, ca_file=str(tls_broker.certificate))
+    async with opened(trusting) as reading:
+        gateway = await asyncio.to_thread(gateway_to, tls_broker.port)
+        await asyncio.to_thread(gateway.publish, "plant/m1", message(4.0, at(1)))
+        await asyncio.to_thread(gateway.close)
+        rows = await reading.until(lambda rows: rows)
+    assert rows[0][2] == 4.0
+
+    doubting = plant_of(tls_broker.tls_port, POWER, tls=True)
+    with pytest.raises(DeviceUnreachable, match="CERTIFICATE_VERIFY_FAILED"):
+        await MqttDriver(doubting, doubting.connections[0]).__aenter__()
 
 
 async def test_nobody_listening_is_unreachable(plant_of: Callable[..., Plant]) -> None:
