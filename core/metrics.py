@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from core.store.seam import WriteReport
+
 ROWS_WRITTEN = Counter("ecmc_rows_written", "Samples by what became of them", ["outcome"])
 SPOOL_BATCHES = Gauge("ecmc_spool_batches", "Batches on disk that the database has not confirmed")
 SPOOL_BYTES = Gauge("ecmc_spool_bytes", "Size of the spool on disk")
@@ -26,3 +28,10 @@ HTTP_REQUESTS = Counter("ecmc_http_requests", "Requests answered", ["method", "r
 HTTP_SECONDS = Histogram("ecmc_http_seconds", "Time to the end of an answer; streams left out", ["route"])
 STREAM_CLIENTS = Gauge("ecmc_stream_clients", "Event streams open")
 STREAM_RESTARTS = Counter("ecmc_stream_restarts", "Times a slow stream lost events and got a fresh snapshot")
+
+
+def count_written(report: WriteReport) -> None:
+    """Count the rows of one write, whoever wrote it."""
+    for outcome in ("accepted", "repeated", "corrected"):
+        ROWS_WRITTEN.labels(outcome).inc(getattr(report, outcome))
+    ROWS_WRITTEN.labels("conflict").inc(report.conflict_count)

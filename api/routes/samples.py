@@ -16,7 +16,7 @@ from api.window import InSpan, known
 from core.bus import COMMITTED
 from core.clock import parse_rfc3339, rfc3339
 from core.errors import BadRequest
-from core.metrics import ROWS_WRITTEN
+from core.metrics import count_written
 from core.plant.model import Plant
 from core.quality import BAD, STATUS_OF_QUALITY, Quality
 from core.samples import PointTable, SampleBatch, sample_batch
@@ -144,9 +144,7 @@ async def write_samples(
     batch, rejected = _batch(plant, body)
     correction = Correction(caller or who or "local", why, services.clock.now_ns()) if correct else None
     report = await services.store.write(batch, correction) if len(batch) else WriteReport()
-    for outcome in ("accepted", "repeated", "corrected"):
-        ROWS_WRITTEN.labels(outcome).inc(getattr(report, outcome))
-    ROWS_WRITTEN.labels("conflict").inc(report.conflict_count)
+    count_written(report)
     if report.accepted or report.corrected:
         services.bus.publish(COMMITTED, _without(batch, report.conflicts))
     return Json(

@@ -142,3 +142,19 @@ async def test_points_are_listed_with_their_units(client) -> None:
     rows = (await client.get("/v1/points")).json()
     assert {"point", "device", "quantity", "unit"} <= rows[0].keys()
     assert [row["unit"] for row in rows] == ["kWh", "kW"] * 3
+
+
+async def test_metrics_count_rows_by_what_became_of_them(client) -> None:
+    def count(text: str, outcome: str) -> float:
+        found = [
+            line
+            for line in text.splitlines()
+            if line.startswith(f'ecmc_rows_written_total{{outcome="{outcome}"}}')
+        ]
+        return float(found[0].split()[-1]) if found else 0.0
+
+    before = (await client.get("/metrics")).text
+    await client.post("/v1/samples", json=[sample(), sample(), sample(value=9)])
+    after = (await client.get("/metrics")).text
+    counted = {o: count(after, o) - count(before, o) for o in ("accepted", "repeated", "conflict")}
+    assert counted == {"accepted": 1, "repeated": 1, "conflict": 1}
