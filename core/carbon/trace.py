@@ -688,39 +688,40 @@ def _unit_columns(heads: Sequence[int], intervals: int) -> dict[int, Floats]:
 
 def _move_stock(
     kwh: float, gained: Floats, drawn: Floats, lost: Floats, reported: Floats
-) -> tuple[list[float], list[float], list[float], Flags]:
+) -> tuple[Floats, Floats, Floats, Flags]:
     """Run one stock: discharge from what the interval began with, charge, standing loss, anchor.
-
-    Plain floats: a recurrence has one order, and so the same bits in every window.
 
     Returns:
         The stock at each interval's end; the share of the carbon that stays; what anchoring multiplies it with;
         where more was drawn than held.
     """
-    after: list[float] = []
-    keep: list[float] = []
-    scale: list[float] = []
-    overdrawn: list[bool] = []
-    for gain, need, loss, report in zip(
-        gained.tolist(), drawn.tolist(), lost.tolist(), reported.tolist(), strict=True
-    ):
+    net = gained - drawn - lost
+    # As long as nothing runs dry, the stock is a running sum, or at each end what is reported.
+    silent = np.isnan(reported)
+    if silent.all() or not silent.any():
+        ends = np.add.accumulate(np.concatenate(([kwh], net))) if silent.all() else np.append(kwh, reported)
+        before, after = ends[:-1], ends[:-1] + net
+        if (drawn < before * (1 - _EMPTY)).all() and (after > 0).all():
+            scale = np.ones(net.size) if silent.all() else reported / after
+            return ends[1:], 1.0 - drawn / before, scale, np.zeros(net.size, dtype=np.bool_)
+    stock, keep, scaling = np.empty(net.size), np.empty(net.size), np.ones(net.size)
+    overdrawn = np.zeros(net.size, dtype=np.bool_)
+    # Plain floats in one order: the same bits as the running sum, in every window.
+    columns = (column.tolist() for column in (net, drawn, gained - lost, reported))
+    for t, (more, need, dry, report) in enumerate(zip(*columns, strict=True)):
         if need < kwh * (1 - _EMPTY):
-            keep.append(1.0 - need / kwh)
-            overdrawn.append(False)
-            kwh = kwh - need + gain - loss
+            keep[t] = 1.0 - need / kwh
+            kwh = kwh + more
         else:
-            keep.append(0.0 if need > 0 else 1.0)
-            overdrawn.append(need > kwh * (1 + _OVERDRAFT))
-            kwh = gain - loss
-        if kwh < 0:
-            kwh = 0.0
+            keep[t] = 0.0 if need > 0 else 1.0
+            overdrawn[t] = need > kwh * (1 + _OVERDRAFT)
+            kwh = dry
+        kwh = max(kwh, 0.0)
         if report >= 0 and kwh > 0:  # NaN: no report
-            scale.append(report / kwh)
+            scaling[t] = report / kwh
             kwh = report
-        else:
-            scale.append(1.0)
-        after.append(kwh)
-    return after, keep, scale, np.array(overdrawn, dtype=np.bool_)
+        stock[t] = kwh
+    return stock, keep, scaling, overdrawn
 
 
 def _move_carbon(
@@ -744,17 +745,21 @@ def _move_carbon(
                 held = share * held + more if share else more
                 append(held)
         return after
-    for t in range(keep.shape[1]):
+    rows = zip(
+        *(zip(own[s], gain[s], *(column for _, column in others[s]), strict=True) for s in stores),
+        strict=True,
+    )
+    reads = [[r for r, _ in others[s]] for s in stores]
+    for row in rows:
         was = kg
         kg = []
-        for s in stores:
-            share = own[s][t]
-            held = share * was[s] + gain[s][t] if share else gain[s][t]
-            for r, column in others[s]:
-                if column[t]:
-                    held += column[t] * was[r]
-            kg.append(held)
-            after[s].append(held)
+        for s, (share, more, *shares) in enumerate(row):
+            stock = share * was[s] + more if share else more
+            for r, other in zip(reads[s], shares, strict=True):
+                if other:
+                    stock += other * was[r]
+            kg.append(stock)
+            after[s].append(stock)
     return after
 
 
