@@ -118,7 +118,9 @@ class Engine:
                 self._by_power.append(_Metered(edge.id, point.id, point.id, meter.direction, factor))
                 continue
             power = meter.power_point
-            kw_per_unit = kwh_per_unit(plant.point_by_id[power].unit) if power is not None else math.nan
+            kw_per_unit = math.nan
+            if power is not None:
+                kw_per_unit = self._kwh_per_unit(edge.carrier, plant.point_by_id[power].unit, edge.id)
             self._by_register.append(_Metered(edge.id, point.id, power, meter.direction, kw_per_unit))
             registers.append(
                 Register(
@@ -159,8 +161,8 @@ class Engine:
             if node.kind is NodeKind.SOURCE and node.carrier == carrier and node.fuel is not None:
                 return self.library.fuel(node.fuel).kwh_per(amount)
         if carrier == "steam" and amount in ("t", "kg"):
-            # Saturated steam of 0.7 MPa where nothing says otherwise, less the feed water's 83.74 kJ/kg (C18).
-            kj_per_kg = self.library.steam.enthalpy_kj_per_kg(0.7) - 83.74
+            # Saturated steam of 0.7 MPa where nothing says otherwise, less what its feed water holds (C18).
+            kj_per_kg = self.library.steam.enthalpy_kj_per_kg(0.7) - _feed_water_kj_per_kg(self.library)
             return kj_per_kg * (1000.0 if amount == "t" else 1.0) * kwh_per_unit("kJ")
         raise BadRequest(
             f"edge {edge}: a meter in {unit} says nothing about kWh of {carrier}; meter energy or name a fuel"
@@ -450,6 +452,10 @@ class Engine:
 
 
 _LIVE_STOCK = 1e3
+
+
+def _feed_water_kj_per_kg(library: FactorLibrary) -> float:
+    return library.row("heat:feedwater_enthalpy_20C").value
 
 
 class _Columns:

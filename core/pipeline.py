@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -76,13 +76,13 @@ class Pipeline:
             hour.storages, hour.flows, hour.interval_stock_kwh[:, at], hour.interval_stock_kg[:, :, at]
         )
 
-    async def run(self) -> None:
-        """Drain the ledger until cancelled; a database that is away is waited for."""
+    async def run(self, may_compute: Callable[[], Awaitable[bool]]) -> None:
+        """Drain the ledger until cancelled; a database that is away, or another engine's, is waited for."""
         wait_s = 1.0
         with self._bus.subscribe(COMMITTED, depth=1) as news:
             while True:
                 try:
-                    busy = await self.step()
+                    busy = await may_compute() and await self.step()
                     self._health.report("engine", Status.OK)
                     wait_s = 1.0
                 except StoreUnavailable as why:
@@ -110,6 +110,9 @@ class Pipeline:
         if not ranges:
             ENGINE_LAG_S.set(0.0)
             return False
+        if not self._engine.points:  # a plant without a metered network: nothing to compute
+            await self._store.forget_dirty([r.id for r in ranges])
+            return True
         now_ns = self._clock.now_ns()
         base_ns = self._engine.base_ns
         open_from_ns = now_ns // base_ns * base_ns

@@ -33,7 +33,7 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the API and c
 def check(plant: Annotated[Path, typer.Argument(help="Plant folder.")]) -> None:
     """Read a plant folder; say what is in it, or everything that is wrong with it."""
     from core.plant.check import summarise
-    from ecmc.compose import read_plant
+    from ecmc.folder import read_plant
 
     typer.echo(summarise(read_plant(plant)))
 
@@ -47,7 +47,8 @@ def run(
     port: Port = 8000,
 ) -> None:
     """Collect, compute and serve until SIGTERM or Ctrl-C."""
-    from ecmc.compose import read_plant, run_plant
+    from ecmc.compose import run_plant
+    from ecmc.folder import read_plant
 
     _log_to_stderr()
     _run(run_plant(read_plant(plant), data, dsn, host, port))
@@ -87,7 +88,7 @@ def import_(
 ) -> None:
     """Import samples of any age in any order; returns when their results are readable."""
     from ecmc.command import import_samples
-    from ecmc.compose import read_plant
+    from ecmc.folder import read_plant
 
     report = _run(
         import_samples(read_plant(plant), file, data, dsn, correct=correct, why=why, skip_faulty=skip_faulty)
@@ -131,7 +132,7 @@ def recompute(
 ) -> None:
     """Compute a window again and print what changed."""
     from ecmc.command import recompute_window
-    from ecmc.compose import read_plant
+    from ecmc.folder import read_plant
 
     for line in _run(recompute_window(read_plant(plant), start, end, known_at, data, dsn)):
         typer.echo(line)

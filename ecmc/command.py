@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from core.store.postgres import PostgresStore
 
 from core.bus import LocalBus
 from core.carbon.factors import FactorLibrary
@@ -20,6 +19,8 @@ from core.importer import read_sample_file
 from core.pipeline import Pipeline
 from core.plant.model import Plant
 from core.results import SITE
+from core.store.claim import EngineClaim, is_dirty_up_to, newest_dirty
+from core.store.postgres import PostgresStore
 from core.store.seam import Conflict, Correction
 from ecmc.compose import opened_store
 
@@ -76,15 +77,14 @@ async def import_samples(
 
 
 async def settle(plant: Plant, store: PostgresStore) -> None:
-    """Return when all that is dirty now is computed: by the engine that runs on this database, or here."""
-    mark = await store.newest_dirty()
-    while mark is not None and await store.is_dirty_up_to(mark):
-        if await store.claim_engine():
-            pipeline = Pipeline(_engine(plant), store, LocalBus(), Health(), SystemClock())
-            await pipeline.drain()
-            await store.release_engine()
-        else:
-            await asyncio.sleep(0.1)
+    """Return when all that is dirty now is computed: by the engine that runs on this database, or else here."""
+    newest = await newest_dirty(store.pool)
+    async with EngineClaim(store.pool) as claim:
+        while await is_dirty_up_to(store.pool, newest):
+            if await claim.held():
+                await Pipeline(_engine(plant), store, LocalBus(), Health(), SystemClock()).drain()
+            else:
+                await asyncio.sleep(0.05)
 
 
 async def recompute_window(

@@ -14,12 +14,9 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-
-from core.store.migrate import migrate
-from core.store.postgres import PostgresStore
 
 from api.app import create_app
 from api.deps import Services
@@ -34,34 +31,23 @@ from core.bus import COMMITTED, LIVE, LiveUpdate, LocalBus
 from core.carbon.factors import FactorLibrary
 from core.clock import SystemClock
 from core.engine import Engine
-from core.errors import EcmcError, Fault, FaultyInput, StoreUnavailable
+from core.errors import EcmcError, StoreUnavailable
 from core.health import Health, Status
 from core.live import Live
 from core.period import Periods
 from core.pipeline import Pipeline
-from core.plant.load import load_plant
 from core.plant.model import Plant
 from core.samples import SampleBatch
-from core.settings import default_data_folder, prepare_data_folder
+from core.store.claim import EngineClaim
 from core.store.embedded import EmbeddedServer, running_dsn
+from core.store.postgres import PostgresStore
 from core.store.seam import WriteReport
+from ecmc.folder import data_folder
 
 log = logging.getLogger(__name__)
 
-PROFILES = Path(__file__).resolve().parent.parent / "collector" / "profiles"
 LIVE_EVERY_S = 1.0
 WATCH_EVERY_S = 2.0
-
-
-def read_plant(folder: Path) -> Plant:
-    """The checked plant of a folder; FaultyInput with every fault otherwise."""
-    if not folder.is_dir():
-        raise FaultyInput([Fault(str(folder), 0, 0, "no such plant folder")])
-    return load_plant(folder, [PROFILES])
-
-
-def data_folder(plant: Plant, data: Path | None) -> Path:
-    return prepare_data_folder(data or default_data_folder(plant.id))
 
 
 @asynccontextmanager
@@ -75,7 +61,6 @@ async def opened_store(plant: Plant, data: Path | None, dsn: str | None) -> Asyn
                 server = EmbeddedServer(folder)
                 dsn = await asyncio.to_thread(server.start)
                 stack.callback(server.stop)
-        await migrate(dsn)
         store = await PostgresStore.open(dsn, plant)
         stack.push_async_callback(store.close)
         yield store
@@ -88,8 +73,14 @@ async def run_plant(
     host: str,
     port: int,
     ready: Callable[[str], None] | None = None,
+    begin: Callable[[PostgresStore, Engine], Awaitable[None]] | None = None,
 ) -> None:
-    """Collect, compute and serve until SIGTERM or SIGINT; `ready` is told the address once all is up."""
+    """Collect, compute and serve until SIGTERM or SIGINT.
+
+    Args:
+        ready: Told the address once all is up.
+        begin: Awaited with the open store before anything is collected.
+    """
     auth = auth_of(os.environ.get("ECMC_AUTH"))
     refuse_open_door(host, auth)
     engine = Engine(plant, FactorLibrary.for_plant(plant.folder))
@@ -102,11 +93,12 @@ async def run_plant(
                 server = EmbeddedServer(folder)
                 dsn = await asyncio.to_thread(server.start)
                 stack.callback(server.stop)
-            await _until_reachable(lambda: migrate(dsn), stop)
-            if stop.is_set():
+            store = await _reachable_store(dsn, plant, stop)
+            if store is None:
                 return
-            store = await PostgresStore.open(dsn, plant)
             stack.push_async_callback(store.close)
+            if begin is not None:
+                await begin(store, engine)
             spool = await stack.enter_async_context(Spool(folder / "spool"))
             site = Site(plant, engine, store, spool, server)
             await site.run(listening, auth, stop, ready)
@@ -125,20 +117,19 @@ def _stop_signal() -> Iterator[asyncio.Event]:
             loop.remove_signal_handler(name)
 
 
-async def _until_reachable(attempt: Callable[[], object], stop: asyncio.Event) -> None:
-    """Try until the database answers; says once that it is waited for."""
+async def _reachable_store(dsn: str, plant: Plant, stop: asyncio.Event) -> PostgresStore | None:
+    """The store, once its database answers; says once that it is waited for. None: told to stop before."""
     said = False
     while not stop.is_set():
         try:
-            await attempt()  # type: ignore[misc]
+            return await PostgresStore.open(dsn, plant)
         except StoreUnavailable as why:
             if not said:
                 log.warning("waiting for the database: %s", why)
                 said = True
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), WATCH_EVERY_S)
-        else:
-            return
+    return None
 
 
 class Site:
@@ -156,6 +147,7 @@ class Site:
         self._health = Health()
         self._live = Live(engine)
         self._newest_live: LiveUpdate | None = None
+        self._claim = EngineClaim(store.pool)
         self._pipeline = Pipeline(engine, store, self._bus, self._health, self._clock)
         self._collectors = Collectors(plant, spool, self._health)
         self._alarms = Alarms(plant, PostgresAlertLog(store.pool), self._bus, self._clock)
@@ -184,7 +176,7 @@ class Site:
         )
         self._health.report("store", Status.OK)
         parts = {
-            "pipeline": self._pipeline.run(),
+            "pipeline": self._compute(),
             "forward": forward(self._spool, self._write, self._health),
             "live": self._run_live(),
             "alarms": self._alarms.run(),
@@ -207,6 +199,11 @@ class Site:
             await asyncio.gather(*tasks, ended, return_exceptions=True)
             with contextlib.suppress(EcmcError):
                 await self._alarms.flush()
+
+    async def _compute(self) -> None:
+        """Drain the ledger, as long as no other process does."""
+        async with self._claim:
+            await self._pipeline.run(self._claim.held)
 
     async def _write(self, batch: SampleBatch) -> WriteReport:
         report = await self._store.write(batch)
