@@ -8,7 +8,7 @@ gives every tag the status Bad; `clock_ahead_s` moves the stamps.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from typing import Any, Final, Self
 
@@ -64,19 +64,15 @@ class OpcuaServer:
 
     async def run(self) -> None:
         """Write the values each half second; unplug the server and plug it in as its faults say."""
-        late: asyncio.Queue[tuple[float, dict[str, ua.DataValue]]] = asyncio.Queue()
+        waiting: deque[tuple[float, dict[str, ua.DataValue]]] = deque()  # (due on the loop's clock, tags)
         loop = asyncio.get_running_loop()
         while True:
             trouble = self._meters.faults.of(self.device.id)
             await self._plug(not (trouble.drop or self._meters.faults.of(self.device.connection or "").drop))
             if not trouble.stall:
-                late.put_nowait((loop.time() + trouble.late_s, self._tags()))
-            while not late.empty():
-                due_s, tags = late.get_nowait()
-                if due_s > loop.time():
-                    late.put_nowait((due_s, tags))
-                    break
-                await self._write(tags)
+                waiting.append((loop.time() + trouble.late_s, self._tags()))
+            while waiting and waiting[0][0] <= loop.time():
+                await self._write(waiting.popleft()[1])
             await asyncio.sleep(_TICK_S)
 
     async def _start(self) -> None:

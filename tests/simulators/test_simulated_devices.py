@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import shutil
@@ -12,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paho.mqtt.client as paho
@@ -42,6 +44,15 @@ async def until(holds: Callable[[], bool], within_s: float = 20.0) -> None:
             return
         await asyncio.sleep(0.01)
     raise AssertionError(f"did not come true within {within_s} s")
+
+
+async def read_until(node: Any, holds: Callable[[Any], bool]) -> Any:
+    for _ in range(200):
+        seen = await node.read_data_value(raise_on_bad_status=False)
+        if holds(seen):
+            return seen
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{node} did not change within 10 s, it says {seen}")
 
 
 def listens(port: object) -> bool:
@@ -325,38 +336,54 @@ async def test_the_plc_speaks_to_an_opcua_client_and_marks_bad_values(
         energy = client.get_node(f"ns={index};s=Line1.Energy.EnergyImport")
         good = await energy.read_data_value()
         faults.set("plc-line1", exception=1, clock_ahead_s=3600)
-        for _ in range(40):
-            await asyncio.sleep(0.05)
-            bad = await energy.read_data_value(raise_on_bad_status=False)
-            if not bad.StatusCode.is_good():
-                break
+        bad = await read_until(energy, lambda seen: not seen.StatusCode.is_good())
+        faults.clear("plc-line1")
+        await read_until(energy, lambda seen: seen.StatusCode.is_good())
+        faults.set("plc-line1", stall=True)
+        meters.clock.forward(600)  # type: ignore[attr-defined]
+        await asyncio.sleep(0.7)  # longer than a tick
+        stalled = await energy.read_data_value()
+        faults.clear("plc-line1")
+        awake = await read_until(energy, lambda seen: seen.SourceTimestamp > stalled.SourceTimestamp)
+        faults.set("plc-line1", late_s=2.0)
+        meters.clock.forward(600)  # type: ignore[attr-defined]
+        await asyncio.sleep(0.7)
+        not_yet = await energy.read_data_value()
+        late = await read_until(energy, lambda seen: seen.SourceTimestamp > not_yet.SourceTimestamp)
         running.cancel()
 
     assert bad.StatusCode.value == ua.StatusCodes.BadDeviceFailure
     assert (bad.SourceTimestamp - good.SourceTimestamp).total_seconds() == 3600
+    assert stalled.Value.Value == good.Value.Value
+    assert awake.Value.Value > good.Value.Value + 1
+    assert not_yet.Value.Value == awake.Value.Value
+    assert late.Value.Value > awake.Value.Value + 1
 
 
-async def test_the_gateways_publish_through_the_broker(meters: Meters, plant: Plant, faults: Faults) -> None:
-    connection = plant.connection_by_id["mq-1"]
+@contextlib.asynccontextmanager
+async def listening(port: object) -> AsyncIterator[asyncio.Queue[tuple[str, bytes]]]:
+    """Everything a broker tells a paho client."""
     arrived: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
-    loop = asyncio.get_running_loop()
+    subscribed, loop = asyncio.Event(), asyncio.get_running_loop()
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv311)
+    client.on_subscribe = lambda *_: loop.call_soon_threadsafe(subscribed.set)
+    client.on_message = lambda _c, _u, m: loop.call_soon_threadsafe(arrived.put_nowait, (m.topic, m.payload))
+    await asyncio.to_thread(client.connect, "127.0.0.1", int(str(port)))
+    client.loop_start()
+    client.subscribe("#", 1)
+    await asyncio.wait_for(subscribed.wait(), 5)
+    yield arrived
+    client.disconnect()
+    client.loop_stop()
 
-    async with MqttGateways(connection, meters) as gateways:
-        client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv311)
-        subscribed = asyncio.Event()
-        client.on_subscribe = lambda *_: loop.call_soon_threadsafe(subscribed.set)
-        client.on_message = lambda _c, _u, m: loop.call_soon_threadsafe(
-            arrived.put_nowait, (m.topic, m.payload)
-        )
-        await asyncio.to_thread(client.connect, "127.0.0.1", connection.options["port"])
-        client.loop_start()
-        client.subscribe("#", 1)
-        await asyncio.wait_for(subscribed.wait(), 5)
+
+async def test_the_gateways_publish_through_the_broker(meters: Meters, plant: Plant) -> None:
+    connection = plant.connection_by_id["mq-1"]
+
+    async with MqttGateways(connection, meters) as gateways, listening(connection.options["port"]) as arrived:
         running = asyncio.create_task(gateways.run())
         payloads = dict([await asyncio.wait_for(arrived.get(), 5) for _ in range(3)])
         running.cancel()
-        client.disconnect()
-        client.loop_stop()
 
     light, canteen = meters.values("lighting"), meters.values("canteen")
     panel = json.loads(payloads["tele/lighting/SENSOR"])
@@ -380,6 +407,23 @@ def test_a_gateway_in_trouble_writes_no_number_and_its_own_time(
     panel = said["tele/lighting/SENSOR"]
     assert panel["Time"] == "2026-07-01T10:19:07"  # type: ignore[index]
     assert panel["ENERGY"]["Total"] == "--"  # type: ignore[index]
+
+
+async def test_a_gateway_without_power_leaves_its_last_will_alone(
+    meters: Meters, plant: Plant, faults: Faults
+) -> None:
+    connection = plant.connection_by_id["mq-1"]
+    faults.set("lighting", drop=True)
+    faults.set("canteen", stall=True)
+
+    async with MqttGateways(connection, meters) as gateways, listening(connection.options["port"]) as arrived:
+        running = asyncio.create_task(gateways.run())
+        said = await asyncio.wait_for(arrived.get(), 5)
+        await asyncio.sleep(0.2)
+        running.cancel()
+
+    assert said == ("tele/lighting/LWT", b"Offline")
+    assert arrived.empty()
 
 
 async def test_a_fault_file_unplugs_and_plugs_in(tmp_path: Path, faults: Faults) -> None:
