@@ -745,22 +745,19 @@ def _move_carbon(
                 held = share * held + more if share else more
                 append(held)
         return after
-    rows = zip(
-        *(zip(own[s], gain[s], *(column for _, column in others[s]), strict=True) for s in stores),
-        strict=True,
-    )
-    reads = [[r for r, _ in others[s]] for s in stores]
-    for row in rows:
+    columns = [(own[s], gain[s], others[s]) for s in stores]
+    history = [kg]
+    for t in range(keep.shape[1]):
         was = kg
         kg = []
-        for s, (share, more, *shares) in enumerate(row):
-            stock = share * was[s] + more if share else more
-            for r, other in zip(reads[s], shares, strict=True):
-                if other:
-                    stock += other * was[r]
+        for s, (share, more, rest) in enumerate(columns):
+            stock = share[t] * was[s] + more[t] if share[t] else more[t]
+            for r, other in rest:
+                if other[t]:
+                    stock += other[t] * was[r]
             kg.append(stock)
-            after[s].append(stock)
-    return after
+        history.append(kg)
+    return np.array(history[1:]).T.tolist()
 
 
 def trace_case(case: Mapping[str, object]) -> dict[str, object]:
