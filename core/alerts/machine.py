@@ -414,6 +414,9 @@ class Alarms:
         rule, state = self._rules[row], AlarmState(int(self._state[row]))
         value, until_ns = float(self._value[row]), int(self._shelved_until_ns[row])
         limit = _limit(rule, value)
+        unit = self._units[row]
+        if rule.kind is AlertKind.MISSING:  # its limit is a silence; the last reading says nothing about it
+            value, unit = np.nan, "s"
         return {
             "id": rule.id,
             "rule": rule.id,
@@ -424,9 +427,9 @@ class Alarms:
             "severity": rule.severity,
             "since": rfc3339(int(self._since_ns[row])) if self._since_ns[row] else None,
             "value": value if np.isfinite(value) else None,
-            "unit": self._units[row],
+            "unit": unit,
             "limit": limit,
-            "message": _message(rule, value, limit, self._units[row]),
+            "message": _message(rule, value, limit, unit),
             "acknowledged_by": self._acknowledged_by[row],
             "shelved_until": rfc3339(until_ns) if until_ns else None,
         }

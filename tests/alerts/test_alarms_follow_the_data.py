@@ -168,7 +168,14 @@ async def test_silence_alarms_once_and_ends_with_the_next_good_reading(bench) ->
     b.alarms.tick(b.at(31))
     b.alarms.tick(b.at(32))
     b.observe("p", (40, np.nan), status=BAD_NO_COMMUNICATION)
-    assert b.state("silent") == "active-unack"
+    alarm = b.alarms.one("silent")
+    assert (alarm["state"], alarm["value"], alarm["limit"], alarm["unit"]) == (
+        "active-unack",
+        None,
+        30.0,
+        "s",
+    )
+    assert alarm["message"]["en"] == "p: no data for more than 30 s"
 
     b.observe("p", (50, 1.0))
 
