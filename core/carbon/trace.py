@@ -757,7 +757,7 @@ def _move_carbon(
                     stock += other[t] * was[r]
             kg.append(stock)
         history.append(kg)
-    return np.array(history[1:]).T.tolist()
+    return [list(stock) for stock in zip(*history[1:], strict=True)]
 
 
 def trace_case(case: Mapping[str, object]) -> dict[str, object]:
