@@ -112,6 +112,7 @@ class Spool:
             self._writer = None
         self._reader.close()
         os.close(self._lock_fd)
+        self._lock_fd = -1
 
     @property
     def depth_rows(self) -> int:

@@ -145,7 +145,10 @@ async def forward(
     _say_depth(spool, health)
     while True:
         batch, position = await spool.read(WRITE_ROWS, LINGER_S)
-        report = await _write_surely(batch, write, spool, health, backoff)
+        if len(batch):  # nothing is left where all of it was damaged on disk
+            report = await _write_surely(batch, write, spool, health, backoff)
+        else:
+            report = WriteReport()
         await _acknowledge(spool, position)
         _say_depth(spool, health)
         news = set(report.unknown_points) - unknown

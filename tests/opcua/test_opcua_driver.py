@@ -138,6 +138,19 @@ async def test_an_unknown_node_is_bad_configuration_and_the_others_go_on(
     assert {name for name, status in of.items() if status == quality.GOOD} == set(POINTS)
 
 
+async def test_a_server_that_will_not_subscribe_is_read_in_turn(
+    server: Any, plant_of: Callable[..., Plant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuses(*_: object) -> None:
+        raise ua.UaStatusCodeError(ua.StatusCodes.BadTooManySubscriptions)
+
+    monkeypatch.setattr("asyncua.client.ua_session.UaSession.create_subscription", refuses)
+    async with opened(plant_of(server.port, {"power": POINTS["power"]})) as reading:
+        rows = await reading.until(lambda rows: len(rows) >= 3)
+
+    assert [row[2] for row in rows] == [12.5, 12.5, 12.5]
+
+
 async def test_more_nodes_than_one_call_may_name_are_split(
     start_server: Callable[..., Any], mode: str, plant_of: Callable[..., Plant]
 ) -> None:
