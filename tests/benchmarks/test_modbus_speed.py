@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "modbus"))
 
 from modbus_field import driver_of, plant_of, point, source
 
+from collector.drivers.modbus import ModbusDriver
 from collector.drivers.modbus.decode import DecodePlan, Reading
 from collector.drivers.modbus.mbap import MbapTransport
 from collector.drivers.modbus.pymodbus_transport import PymodbusTransport
@@ -123,36 +124,45 @@ async def collect(plants: list[Plant], seconds: float) -> tuple[float, np.ndarra
     counting = False
     count = 0
 
-    async def pump(plant: Plant) -> None:
+    drivers = [driver_of(plant) for plant in plants]
+
+    async def pump(driver: ModbusDriver) -> None:
         nonlocal count
-        async with driver_of(plant) as driver:
+        async with driver:
             while True:
                 batch = await driver.read()
                 if counting:
                     count += len(batch)
                     times.append(batch.time_ns[:1])
 
-    tasks = [asyncio.create_task(pump(plant)) for plant in plants]
+    tasks = [asyncio.create_task(pump(driver)) for driver in drivers]
     await asyncio.sleep(1.5)
     counting = True
     began_s = time.process_time()
     await asyncio.sleep(seconds)
     took_s = time.process_time() - began_s
+    assert not any(task.done() for task in tasks), "a device was lost"
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     return took_s, np.concatenate(times), count
 
 
-@pytest.mark.parametrize("client", ["mbap", "pymodbus"])
-def test_saturated_60_values_a_request(devices: int, client: str) -> None:
-    points = [point(f"p{n}", source(2 * n, "float32"), period_s=0.001) for n in range(60)]
-    plants = [plant_of({"m": points}, devices, client=client, timeout_s=2.0) for _ in range(40)]
+@pytest.mark.parametrize(("client", "in_flight"), [("mbap", 1), ("mbap", 4), ("pymodbus", 1)])
+def test_saturated_60_values_a_request(devices: int, client: str, in_flight: int) -> None:
+    plants = []
+    for _ in range(8):
+        of_ten = {
+            f"m{n}": [point(f"p{n}-{i}", source(2 * i, "float32"), period_s=0.001) for i in range(60)]
+            for n in range(10)
+        }
+        plants.append(plant_of(of_ten, devices, client=client, in_flight=in_flight, timeout_s=2.0))
 
     cpu_s, _, count = uvloop.run(collect(plants, 4.0))
 
     print(
-        f"\nsaturated, {client}: {count / cpu_s / 1e6:.2f} M values a core-second, {count / 4:.0f} values/s"
+        f"\nsaturated, {client}, {in_flight} in flight: "
+        f"{count / cpu_s / 1e6:.2f} M values a core-second, {count / 4:.0f} values/s"
     )
 
 

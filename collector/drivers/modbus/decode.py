@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from core.plant.model import ModbusSource, Order
 from core.quality import BAD_DECODING_ERROR, BAD_OUT_OF_RANGE, BAD_SENSOR_FAILURE
-from core.samples import Floats, Indices, Statuses, Times
+from core.samples import Flags, Floats, Indices, Statuses, Times
 
 Bytes = npt.NDArray[np.uint8]
 Positions = npt.NDArray[np.intp]
@@ -89,23 +90,59 @@ class _Gather:
     invalid_row: Positions
     invalid_raw: npt.NDArray[np.uint64]
 
+    def take(self, chosen: Flags) -> _Gather:
+        invalid = chosen[self.invalid_row]
+        return _Gather(
+            self.kind,
+            self.index[chosen],
+            self.shift[chosen],
+            _renumbered(self.invalid_row[invalid], chosen),
+            self.invalid_raw[invalid],
+        )
+
 
 @dataclass(frozen=True, slots=True)
-class _Cut:
-    """The part of the plan that one set of blocks feeds; all arrays run over its values, shape (n,)."""
+class _Columns:
+    """What is done to the gathered numbers, in the order of the gathers; shape (n,) but where said otherwise."""
 
-    gathers: tuple[_Gather, ...]
     point: Indices
-    block: Positions  # which of the set's blocks
+    block: Positions  # in `take`'s result: which of the answered blocks
     multiply: Floats
     divide: Floats
     offset: Floats
     low: Floats
     high: Floats
-    power_row: Positions
-    power_index: Positions  # (k, 2)
-    invalid_row: Positions
+    power_row: Positions  # (k,) rows with a scale register, at power_index (k, 2)
+    power_index: Positions
+    invalid_row: Positions  # (m,) rows with a delivered number that means "not available"
     invalid_value: Floats
+
+    def take(self, chosen: Flags, block: Positions) -> _Columns:
+        power, invalid = chosen[self.power_row], chosen[self.invalid_row]
+        return _Columns(
+            self.point[chosen],
+            block[chosen],
+            self.multiply[chosen],
+            self.divide[chosen],
+            self.offset[chosen],
+            self.low[chosen],
+            self.high[chosen],
+            _renumbered(self.power_row[power], chosen),
+            self.power_index[power],
+            _renumbered(self.invalid_row[invalid], chosen),
+            self.invalid_value[invalid],
+        )
+
+
+class _Cut:
+    """The part of the plan that one set of blocks feeds; knows which steps change nothing there."""
+
+    def __init__(self, gathers: list[_Gather], columns: _Columns) -> None:
+        self.gathers = gathers
+        self.columns = columns
+        self.scaled = bool((columns.multiply != 1).any() or (columns.divide != 1).any())
+        self.shifted = bool((columns.offset != 0).any())
+        self.bounded = bool(np.isfinite(columns.low).any() or np.isfinite(columns.high).any())
 
 
 def new_image(size: int) -> Bytes:
@@ -144,9 +181,12 @@ class DecodePlan:
     """All values of a connection, compiled; decodes those whose blocks were answered."""
 
     def __init__(self, readings: Sequence[Reading]) -> None:
-        self._by_kind: dict[str, list[Reading]] = {}
+        by_kind: dict[str, list[Reading]] = {}
         for reading in readings:
-            self._by_kind.setdefault(kind_of(reading.source), []).append(reading)
+            by_kind.setdefault(kind_of(reading.source), []).append(reading)
+        self._gathers = [_gather_of(kind, part) for kind, part in by_kind.items()]
+        self._columns = _columns_of([reading for part in by_kind.values() for reading in part])
+        self._blocks = 1 + max((reading.block for reading in readings), default=-1)
         self._cuts: dict[tuple[int, ...], _Cut] = {}
 
     def decode(
@@ -156,7 +196,7 @@ class DecodePlan:
 
         Args:
             image: Shape (size,), the connection's bytes.
-            blocks: The blocks answered, ascending.
+            blocks: The blocks answered, each once.
             time_ns: Shape (len(blocks),): when each was read.
 
         Returns:
@@ -170,54 +210,69 @@ class DecodePlan:
             if len(self._cuts) >= 256:  # sets of blocks that fall due together are few and come again
                 self._cuts.clear()
             cut = self._cuts[blocks] = self._cut_for(blocks)
-        value: Floats = np.empty(cut.point.size)
-        status: Statuses = np.zeros(cut.point.size, dtype=np.int16)
+        columns = cut.columns
+        value: Floats = np.empty(columns.point.size)
+        status: Statuses = np.zeros(columns.point.size, dtype=np.int16)
         start = 0
         with np.errstate(invalid="ignore", over="ignore"):
             for gather in cut.gathers:
                 end = start + len(gather.index)
                 _gather(image, gather, value[start:end], status[start:end])
                 start = end
-            value *= cut.multiply
-            value /= cut.divide
-            if cut.power_row.size:
-                _apply_powers(image, cut, value)
-            value += cut.offset
-        if cut.invalid_row.size:
-            hit = cut.invalid_row[value[cut.invalid_row] == cut.invalid_value]
+            if cut.scaled:
+                value *= columns.multiply
+                value /= columns.divide
+            if columns.power_row.size:
+                _apply_powers(image, columns, value)
+            if cut.shifted:
+                value += columns.offset
+        if columns.invalid_row.size:
+            hit = columns.invalid_row[value[columns.invalid_row] == columns.invalid_value]
             value[hit] = np.nan
-        missing = ~np.isfinite(value)
-        value[missing] = np.nan
-        status[missing & (status == 0)] = BAD_SENSOR_FAILURE
-        status[(value < cut.low) | (value > cut.high)] = BAD_OUT_OF_RANGE
-        return cut.point, time_ns[cut.block], value, status
+        present = np.isfinite(value)
+        if not present.all():
+            value[~present] = np.nan
+            status[~present & (status == 0)] = BAD_SENSOR_FAILURE
+        if cut.bounded:
+            status[(value < columns.low) | (value > columns.high)] = BAD_OUT_OF_RANGE
+        return columns.point, time_ns[columns.block], value, status
 
     def _cut_for(self, blocks: tuple[int, ...]) -> _Cut:
-        number = {block: i for i, block in enumerate(blocks)}
-        gathers = []
-        chosen: list[Reading] = []
-        for kind, readings in self._by_kind.items():
-            part = [reading for reading in readings if reading.block in number]
-            if part:
-                gathers.append(_gather_of(kind, part))
-                chosen += part
-        scales = [_ratio(reading.source.scale) for reading in chosen]
-        powers = [(i, one.scale_position) for i, one in enumerate(chosen) if one.scale_position is not None]
-        invalid = [(i, number) for i, one in enumerate(chosen) for number in one.invalid_values]
-        return _Cut(
-            gathers=tuple(gathers),
-            point=np.array([one.point for one in chosen], dtype=np.int32),
-            block=np.array([number[one.block] for one in chosen], dtype=np.intp),
-            multiply=np.array([multiply for multiply, _ in scales], dtype=np.float64),
-            divide=np.array([divide for _, divide in scales], dtype=np.float64),
-            offset=np.array([one.source.offset for one in chosen], dtype=np.float64),
-            low=np.array([-np.inf if one.low is None else one.low for one in chosen], dtype=np.float64),
-            high=np.array([np.inf if one.high is None else one.high for one in chosen], dtype=np.float64),
-            power_row=np.array([row for row, _ in powers], dtype=np.intp),
-            power_index=np.array([(at, at + 1) for _, at in powers], dtype=np.intp).reshape(-1, 2),
-            invalid_row=np.array([row for row, _ in invalid], dtype=np.intp),
-            invalid_value=np.array([value for _, value in invalid], dtype=np.float64),
-        )
+        number = np.full(self._blocks, -1, dtype=np.intp)
+        number[list(blocks)] = np.arange(len(blocks))
+        block = number[self._columns.block]
+        chosen = block >= 0
+        gathers, start = [], 0
+        for gather in self._gathers:
+            end = start + len(gather.index)
+            if chosen[start:end].any():
+                gathers.append(gather.take(chosen[start:end]))
+            start = end
+        return _Cut(gathers, self._columns.take(chosen, block))
+
+
+def _columns_of(readings: Sequence[Reading]) -> _Columns:
+    scales = [_ratio(one.source.scale) for one in readings]
+    powers = [(row, one.scale_position) for row, one in enumerate(readings) if one.scale_position is not None]
+    invalid = [(row, number) for row, one in enumerate(readings) for number in one.invalid_values]
+    return _Columns(
+        point=np.array([one.point for one in readings], dtype=np.int32),
+        block=np.array([one.block for one in readings], dtype=np.intp),
+        multiply=np.array([multiply for multiply, _ in scales], dtype=np.float64),
+        divide=np.array([divide for _, divide in scales], dtype=np.float64),
+        offset=np.array([one.source.offset for one in readings], dtype=np.float64),
+        low=np.array([-np.inf if one.low is None else one.low for one in readings], dtype=np.float64),
+        high=np.array([np.inf if one.high is None else one.high for one in readings], dtype=np.float64),
+        power_row=np.array([row for row, _ in powers], dtype=np.intp),
+        power_index=np.array([(at, at + 1) for _, at in powers], dtype=np.intp).reshape(-1, 2),
+        invalid_row=np.array([row for row, _ in invalid], dtype=np.intp),
+        invalid_value=np.array([number for _, number in invalid], dtype=np.float64),
+    )
+
+
+def _renumbered(rows: Positions, chosen: Flags) -> Positions:
+    """Where rows stand once only the chosen ones are left."""
+    return (np.cumsum(chosen) - 1)[rows]
 
 
 def _gather_of(kind: str, readings: Sequence[Reading]) -> _Gather:
@@ -265,15 +320,16 @@ def _gather(image: Bytes, gather: _Gather, value: Floats, status: Statuses) -> N
         status[hit] = BAD_SENSOR_FAILURE
 
 
-def _apply_powers(image: Bytes, cut: _Cut, value: Floats) -> None:
-    power = image[cut.power_index].view(">i2")[:, 0].astype(np.intp)
+def _apply_powers(image: Bytes, columns: _Columns, value: Floats) -> None:
+    power = image[columns.power_index].view(">i2")[:, 0].astype(np.intp)
     usable = np.abs(power) <= MAX_POWER
     power[~usable] = 0
-    scaled = value[cut.power_row] * _POWERS[np.maximum(power, 0)] / _POWERS[np.maximum(-power, 0)]
+    scaled = value[columns.power_row] * _POWERS[np.maximum(power, 0)] / _POWERS[np.maximum(-power, 0)]
     scaled[~usable] = np.nan
-    value[cut.power_row] = scaled
+    value[columns.power_row] = scaled
 
 
+@lru_cache(maxsize=4096)
 def _ratio(scale: float) -> tuple[float, float]:
     """A scale as (multiply by, divide by) in whole numbers where it is such a fraction."""
     fraction = Fraction(scale).limit_denominator(1_000_000)

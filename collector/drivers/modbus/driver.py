@@ -65,7 +65,7 @@ from core.quality import (
     BAD_DEVICE_FAILURE,
     BAD_NO_COMMUNICATION,
 )
-from core.samples import NS_PER_S, PointTable, SampleBatch, concatenate, sample_batch
+from core.samples import NS_PER_S, NS_PER_US, PointTable, SampleBatch, concatenate
 
 log = logging.getLogger(__name__)
 
@@ -253,11 +253,10 @@ class ModbusDriver:
 
     async def _ask_block(self, unit: Unit, planned: Planned, number: int, tick: _Tick) -> None:
         block = planned.block
-        points = [register.index for register in planned.registers]
         try:
             data, time_ns = await self._request(unit, block.function, block.address, block.count)
         except BadReply:
-            tick.bad(points, BAD_COMMUNICATION_ERROR)
+            tick.bad(planned.points, BAD_COMMUNICATION_ERROR)
             raise
         except ModbusRefused as why:
             unit.counters["refused"] += 1
@@ -265,7 +264,7 @@ class ModbusDriver:
                 await self._narrow(unit, block, why)
             elif why.code not in (ACKNOWLEDGE, BUSY):  # those two mean: ask again later
                 unit.detail = str(why)
-                tick.bad(points, BAD_DEVICE_FAILURE)
+                tick.bad(planned.points, BAD_DEVICE_FAILURE)
             return
         position = self._positions[number]
         self._image[position : position + len(data)] = np.frombuffer(data, dtype=np.uint8)
@@ -287,8 +286,7 @@ class ModbusDriver:
             for name in self._replanned:
                 self._set_jobs(self._units[name], now_ns)
             self._replanned.clear()
-        send = self._report.due(point, time_ns, value, status)
-        read = sample_batch(self._points, point[send], time_ns[send], value[send], status[send])
+        read = SampleBatch(self._points, *self._report.due(point, time_ns, value, status))
         return concatenate([read, self._gone_bad(tick, now_ns)]) if tick.gone_bad else read
 
     def _gone_bad(self, tick: _Tick, now_ns: int) -> SampleBatch:
@@ -297,10 +295,9 @@ class ModbusDriver:
         status = np.array(list(tick.gone_bad.values()), dtype=np.int16)
         news = self._report.last_status(point) != status
         point, status = point[news], status[news]
-        time_ns = np.full(point.size, now_ns, dtype=np.int64)
+        time_ns = np.full(point.size, now_ns - now_ns % NS_PER_US, dtype=np.int64)
         value = np.full(point.size, np.nan)
-        self._report.due(point, time_ns, value, status)
-        return sample_batch(self._points, point, time_ns, value, status)
+        return SampleBatch(self._points, *self._report.due(point, time_ns, value, status))
 
     def _take_down(self, unit: Unit, why: str, tick: _Tick) -> None:
         was_up = unit.up
@@ -378,7 +375,8 @@ class ModbusDriver:
             try:
                 data = await self._transport.request(unit.device.unit_id, function, address, count)
                 self._silences = 0
-                return data, (sent_ns + self._clock.now_ns()) // 2
+                middle_ns = (sent_ns + self._clock.now_ns()) // 2
+                return data, middle_ns - middle_ns % NS_PER_US
             except LinkLost:
                 if remade:
                     raise

@@ -92,26 +92,27 @@ def plan_blocks(
             raise ValueError(
                 f"address {one.address}: {one.count} registers in one value, at most {most} in a request"
             )
-    # best[i]: cheapest cost of the first i fields, and where their last block begins
-    best: list[tuple[float, int]] = [(0.0, 0)]
+    starts, ends = [one.address for one in wanted], [one.end for one in wanted]
+    forbids = refusals.forbids if refusals.fields or refusals.borders else None
+    # the cheapest cost of the first i fields, and where their last block begins
+    costs, begins = [0.0], [0]
     for i in range(1, len(wanted) + 1):
-        choice: tuple[float, int] | None = None
-        end = 0
-        for j in range(i - 1, -1, -1):
-            start = wanted[j].address
-            end = max(end, wanted[j].end)
-            alone = j == i - 1
-            if not alone and (end - start > most or refusals.forbids(start, end)):
+        end = ends[i - 1]
+        cheapest, begin = costs[i - 1] + cost.request + cost.register * (end - starts[i - 1]), i - 1
+        for j in range(i - 2, -1, -1):
+            start = starts[j]
+            end = max(end, ends[j])
+            if end - start > most or (forbids and forbids(start, end)):
                 break  # reaching further back only makes it longer
-            price = best[j][0] + cost.request + cost.register * (end - start)
-            if choice is None or price < choice[0]:
-                choice = (price, j)
-        assert choice is not None
-        best.append(choice)
+            price = costs[j] + cost.request + cost.register * (end - start)
+            if price < cheapest:
+                cheapest, begin = price, j
+        costs.append(cheapest)
+        begins.append(begin)
     blocks: list[Block] = []
     i = len(wanted)
     while i > 0:
-        j = best[i][1]
+        j = begins[i]
         blocks.append(block_of(function, wanted[j:i]))
         i = j
     blocks.reverse()

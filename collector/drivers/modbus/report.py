@@ -18,26 +18,29 @@ class Report:
 
     def __init__(self, deadband: Floats) -> None:
         """`deadband`: shape (points,), in each point's unit; NaN sends every value."""
-        self._always = np.isnan(deadband)
-        self._deadband = np.where(self._always, 0.0, deadband)
+        self._deadband = deadband
+        self._some_held_back = not np.isnan(deadband).all()
         self._value = np.full(deadband.size, np.nan)
         self._status = np.zeros(deadband.size, dtype=np.int16)
         self._time_ns = np.full(deadband.size, -(1 << 62), dtype=np.int64)
 
-    def due(self, point: Indices, time_ns: Times, value: Floats, status: Statuses) -> Flags:
-        """Which samples to send, shape (n,); they are remembered as sent. Each point at most once."""
-        moved = np.abs(value - self._value[point]) > self._deadband[point]
-        send: Flags = (
-            self._always[point]
-            | moved
-            | (status != self._status[point])
-            | (time_ns - self._time_ns[point] >= HEARTBEAT_NS)
-        )
-        sent = point[send]
-        self._value[sent] = value[send]
-        self._status[sent] = status[send]
-        self._time_ns[sent] = time_ns[send]
-        return send
+    def due(
+        self, point: Indices, time_ns: Times, value: Floats, status: Statuses
+    ) -> tuple[Indices, Times, Floats, Statuses]:
+        """Those of the samples to send; they are remembered as sent. Each point at most once."""
+        if self._some_held_back:
+            deadband = self._deadband[point]
+            send: Flags = (
+                np.isnan(deadband)
+                | (np.abs(value - self._value[point]) > deadband)
+                | (status != self._status[point])
+                | (time_ns - self._time_ns[point] >= HEARTBEAT_NS)
+            )
+            point, time_ns, value, status = point[send], time_ns[send], value[send], status[send]
+            self._value[point] = value
+            self._time_ns[point] = time_ns
+        self._status[point] = status
+        return point, time_ns, value, status
 
     def last_status(self, point: Indices) -> Statuses:
         """The status each point was last sent with; good where nothing was sent yet."""

@@ -41,6 +41,10 @@ class Planned:
     period_ns: int
     registers: tuple[Register, ...]
 
+    @property
+    def points(self) -> list[int]:
+        return [register.index for register in self.registers]
+
 
 class Unit:
     """A device behind one unit id.
