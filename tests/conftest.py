@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -16,12 +16,24 @@ import pytest
 from core.store.embedded import EmbeddedServer
 from migrations import migrate
 
+MEMORY = "/dev/shm"  # databases of tests are many and short-lived: kept off the disk where memory is plenty
+
+
+def _has_room(folder: str) -> bool:
+    return os.path.isdir(folder) and shutil.disk_usage(folder).free > 4 << 30
+
 
 def reachable_folder(prefix: str) -> Path:
     """A temporary folder the database's unprivileged user can reach (pytest's own are closed to others)."""
-    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=MEMORY if _has_room(MEMORY) else None))
     os.chmod(folder, 0o755)
     return folder
+
+
+@pytest.fixture(scope="session")
+def reachable() -> Callable[[str], Path]:
+    """`reachable_folder`, for tests that run a server of their own."""
+    return reachable_folder
 
 
 @pytest.fixture(scope="session")

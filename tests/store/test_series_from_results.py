@@ -35,29 +35,32 @@ def summed(column: np.ndarray, edges: np.ndarray, start_ns: int, end_ns: int) ->
     ]
 
 
-@pytest.mark.parametrize("bucket", ["1m", "5m", "15m", "30m", "1h", "1d"])
 @pytest.mark.parametrize(("cut_from", "cut_to"), [(0, 0), (7, 11), (15, 45), (60, 0), (59, 1)])
 async def test_a_bucket_is_the_sum_of_its_base_intervals_wherever_the_range_is_cut(
-    store: PostgresStore, window: Window, bucket: Bucket, cut_from: int, cut_to: int
+    store: PostgresStore, window: Window, cut_from: int, cut_to: int
 ) -> None:
     result = window(START_NS, hours=30)
     await store.write_window(result, RUN)
     start_ns, end_ns = START_NS + cut_from * MINUTE_NS, result.end_ns - cut_to * MINUTE_NS
 
-    energy = await store.energy(["e-press"], start_ns, end_ns, bucket)
-    emissions = await store.emissions(["press"], start_ns, end_ns, bucket, "location", SET)
-    balance = await store.balance(["main"], start_ns, end_ns, bucket)
+    buckets: list[Bucket] = ["1m", "5m", "15m", "30m", "1h", "1d"]
+    for bucket in buckets:
+        energy = await store.energy(["e-press"], start_ns, end_ns, bucket)
+        emissions = await store.emissions(["press"], start_ns, end_ns, bucket, "location", SET)
+        balance = await store.balance(["main"], start_ns, end_ns, bucket)
 
-    edges = bucket_edges(start_ns, end_ns, bucket, ZoneInfo("Asia/Shanghai"))
-    scope_2 = emissions.columns["emissions_kgco2e"][emissions.flow == 1]
-    np.testing.assert_array_equal(energy.start_ns, edges[:-1])
-    np.testing.assert_allclose(
-        energy.columns["energy_kwh"], summed(result.energy.energy_kwh[1], edges, start_ns, end_ns)
-    )
-    np.testing.assert_allclose(scope_2, summed(result.emissions_kg[3, 1], edges, start_ns, end_ns))
-    np.testing.assert_allclose(
-        balance.columns["residual_kwh"], summed(result.residual_kwh[1], edges, start_ns, end_ns), atol=1e-12
-    )
+        edges = bucket_edges(start_ns, end_ns, bucket, ZoneInfo("Asia/Shanghai"))
+        scope_2 = emissions.columns["emissions_kgco2e"][emissions.flow == 1]
+        np.testing.assert_array_equal(energy.start_ns, edges[:-1])
+        np.testing.assert_allclose(
+            energy.columns["energy_kwh"], summed(result.energy.energy_kwh[1], edges, start_ns, end_ns)
+        )
+        np.testing.assert_allclose(scope_2, summed(result.emissions_kg[3, 1], edges, start_ns, end_ns))
+        np.testing.assert_allclose(
+            balance.columns["residual_kwh"],
+            summed(result.residual_kwh[1], edges, start_ns, end_ns),
+            atol=1e-12,
+        )
 
 
 async def test_coverage_is_the_share_of_the_bucket_inside_the_range(

@@ -1,0 +1,135 @@
+"""Migrations: whole or not at all, and a clear line where they may not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+import migrations
+from core.errors import StoreRefused, StoreUnavailable
+from migrations import migrate
+
+
+def execute(dsn: str, *statements: str) -> None:
+    async def run() -> None:
+        connection = await asyncpg.connect(dsn)
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    asyncio.run(run())
+
+
+def fetch(dsn: str, query: str) -> list[Any]:
+    async def run() -> list[Any]:
+        connection = await asyncpg.connect(dsn)
+        try:
+            return [row[0] for row in await connection.fetch(query)]
+        finally:
+            await connection.close()
+
+    return asyncio.run(run())
+
+
+@pytest.fixture
+def empty(databases: Any) -> str:
+    """DSN of a database without any schema of ours."""
+    dsn: str = databases.new()
+    execute(dsn, "DROP SCHEMA ecmc CASCADE", "DROP SCHEMA board CASCADE")
+    return dsn
+
+
+def test_the_newest_revision_is_the_one_the_quick_check_knows() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(migrations._FOLDER))
+
+    assert ScriptDirectory.from_config(config).get_current_head() == migrations.HEAD
+
+
+def test_migrating_twice_at_once_makes_one_schema(empty: str) -> None:
+    async def both() -> None:
+        await asyncio.gather(migrate(empty), migrate(empty))
+
+    asyncio.run(both())
+
+    assert fetch(empty, "SELECT version_num FROM ecmc.alembic_version") == [migrations.HEAD]
+
+
+def test_a_foreign_table_in_the_way_is_named_and_left_alone(empty: str) -> None:
+    execute(empty, "CREATE SCHEMA ecmc", "CREATE TABLE ecmc.sample (mine int)")
+
+    with pytest.raises(StoreRefused, match=r"ecmc\.sample is in the way"):
+        asyncio.run(migrate(empty))
+
+    assert fetch(empty, "SELECT relname FROM pg_class WHERE relnamespace = 'ecmc'::regnamespace") == [
+        "sample"
+    ]
+
+
+def test_a_role_without_the_right_gets_one_line_and_nothing_is_half_made(empty: str) -> None:
+    execute(empty, "DROP ROLE IF EXISTS poor", "CREATE ROLE poor LOGIN PASSWORD 'poor'")
+    address = empty.split("@")[1]
+
+    with pytest.raises(StoreRefused, match="lacks a right: permission denied for database"):
+        asyncio.run(migrate(f"postgresql://poor:poor@{address}"))
+
+    assert fetch(empty, "SELECT nspname FROM pg_namespace WHERE nspname IN ('ecmc', 'board')") == []
+    execute(empty, "DROP ROLE poor")
+
+
+def test_a_wrong_password_is_refused_and_a_silent_server_is_away(empty: str) -> None:
+    with pytest.raises(StoreRefused, match="does not let us in"):
+        asyncio.run(migrate(f"postgresql://ecmc:wrong@{empty.split('@')[1]}"))
+
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        asyncio.run(migrate("postgresql://ecmc:x@127.0.0.1:1/ecmc"))
+
+
+def test_a_newer_schema_is_left_to_a_newer_ecmc(database: str) -> None:
+    execute(database, "UPDATE ecmc.alembic_version SET version_num = '9999'")
+
+    with pytest.raises(StoreRefused, match="schema 9999"):
+        asyncio.run(migrate(database))
+
+
+def test_a_reader_of_boards_sees_the_boards_and_no_table(database: str) -> None:
+    execute(
+        database,
+        "DROP ROLE IF EXISTS viewer",
+        "CREATE ROLE viewer LOGIN PASSWORD 'viewer'",
+        "SELECT ecmc.grant_boards('viewer')",
+    )
+    as_viewer = f"postgresql://viewer:viewer@{database.split('@')[1]}"
+
+    assert fetch(as_viewer, "SELECT count(*) FROM board.latest") == [0]
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        fetch(as_viewer, "SELECT count(*) FROM ecmc.latest")
+    execute(database, "DROP OWNED BY viewer", "DROP ROLE viewer")
+
+
+def test_time_bucket_cuts_days_and_months_in_the_zone(database: str) -> None:
+    cut = "SELECT ecmc.time_bucket({width}, timestamptz '{at}', '{zone}')::text"
+
+    got = [
+        fetch(database, cut.format(width=f"interval '{width}'", at=at, zone=zone))[0]
+        for width, at, zone in (
+            ("1 day", "2026-10-25 20:30:00+00", "Europe/Berlin"),
+            ("1 month", "2026-10-31 16:00:00+00", "Asia/Shanghai"),
+            ("1 year", "1999-12-31 15:59:59+00", "Asia/Shanghai"),
+            ("7 days", "2026-11-22 15:00:00+00", "UTC"),
+        )
+    ]
+
+    assert got == [
+        "2026-10-24 22:00:00+00",  # a day of 25 hours
+        "2026-10-31 16:00:00+00",
+        "1998-12-31 16:00:00+00",
+        "2026-11-16 00:00:00+00",
+    ]
