@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from api.stream import PERIOD_S, QUEUE_EVENTS, Hub, StreamTopic
 from core.bus import COMMITTED, LIVE
@@ -106,10 +107,21 @@ async def test_a_burst_of_samples_is_one_event_with_the_newest_of_each_point(
         await stream.next()
         for second in range(50):
             world.bus.publish(COMMITTED, power(world, float(second), later_s=second))
-        world.bus.publish(COMMITTED, power(world, -1.0, later_s=-60))  # late: no news
         world.bus.publish(COMMITTED, power(world, 7.0, point="e-roof.power"))
         event = await stream.next()
     assert {row["point"]: row["value"] for row in event.data} == {"e-grid.power": 49.0, "e-roof.power": 7.0}
+
+
+async def test_late_samples_are_no_news(world, serving, open_stream) -> None:
+    async with serving(world) as base_url:
+        stream = await open_stream(base_url, "topic=latest")
+        await stream.next()
+        world.bus.publish(COMMITTED, power(world, 5.0))
+        await stream.next()
+        world.bus.publish(COMMITTED, power(world, -1.0, later_s=-60))
+        world.bus.publish(COMMITTED, power(world, 7.0, point="e-roof.power"))
+        event = await stream.next()
+    assert [row["point"] for row in event.data] == ["e-roof.power"]
 
 
 async def test_a_reader_that_comes_back_misses_nothing(world, serving, open_stream) -> None:
@@ -130,6 +142,11 @@ async def test_an_id_of_another_life_leads_to_a_fresh_snapshot(
     world, serving, open_stream, last_event_id: str
 ) -> None:
     async with serving(world) as base_url:
+        first = await open_stream(base_url, "topic=live")
+        await first.next()
+        for power_kw in (1.0, 2.0):
+            world.bus.publish(LIVE, world.picture(power_kw))
+            await first.next()
         stream = await open_stream(base_url, "topic=live", last_event_id)
         assert (await stream.next()).name == "snapshot"
 
@@ -175,13 +192,23 @@ async def test_the_database_being_away_does_not_stop_the_stream(world, serving, 
     assert snapshot.data["live"]["nodes"][0]["power_kw"] == 80.0
 
 
-async def test_a_connection_opened_ahead_of_need_does_not_hold_up_the_end(world, serving) -> None:
+async def test_a_connection_that_came_while_we_stopped_does_not_hold_us_up(
+    world, serving, monkeypatch
+) -> None:
+    closing, looked_at = H11Protocol.shutdown, set()
+
+    def missed_at_first(protocol: H11Protocol) -> None:
+        if protocol in looked_at:
+            closing(protocol)
+        looked_at.add(protocol)
+
+    monkeypatch.setattr(H11Protocol, "shutdown", missed_at_first)
     loop = asyncio.get_running_loop()
     async with serving(world) as base_url:
         host, port = base_url.removeprefix("http://").split(":")
-        await httpx.AsyncClient().get(f"{base_url}/v1/points")
-        idle = [await asyncio.open_connection(host, int(port)) for _ in range(3)]
+        _, idle = await asyncio.open_connection(host, int(port))
+        await asyncio.sleep(0.05)  # accepted
         began = loop.time()
     assert loop.time() - began < 2.0
-    for _, writer in idle:
-        writer.close()
+    assert looked_at
+    idle.close()
