@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from modbus_field import FieldDevice, driver_of, read_until
+from modbus_field import FieldDevice, Sample, driver_of, read_until
 
 from core import quality
 from core.plant.load import load_plant
@@ -69,12 +69,9 @@ def test_all_thirty_four_models_are_shipped() -> None:
     assert len(MODBUS_PROFILES) == 34
 
 
-@pytest.mark.parametrize("name", MODBUS_PROFILES)
-async def test_a_model_reads_back_what_its_device_shows(
-    name: str, device: FieldDevice, tmp_path: Path
-) -> None:
-    device.words, expected = served(yaml.safe_load((PROFILES / f"{name}.yaml").read_text()))
-    (tmp_path / "plant.yaml").write_text(
+async def read_model(name: str, device: FieldDevice, folder: Path, enough: int) -> list[Sample]:
+    """The first samples of a device of a model, through a plant folder."""
+    (folder / "plant.yaml").write_text(
         f"""
 plant: models
 name: {{zh: 型号, en: Models}}
@@ -89,12 +86,40 @@ devices:
 network: {{nodes: [], edges: []}}
 """
     )
-    plant = load_plant(tmp_path, [PROFILES])
-
+    plant = load_plant(folder, [PROFILES])
     async with driver_of(plant) as driver:
-        samples = await read_until(driver, lambda seen: len(seen) >= len(expected))
+        return await read_until(driver, lambda seen: len(seen) >= enough)
+
+
+@pytest.mark.parametrize("name", MODBUS_PROFILES)
+async def test_a_model_reads_back_what_its_device_shows(
+    name: str, device: FieldDevice, tmp_path: Path
+) -> None:
+    device.words, expected = served(yaml.safe_load((PROFILES / f"{name}.yaml").read_text()))
+
+    samples = await read_model(name, device, tmp_path, len(expected))
 
     assert {point: value for point, _, value, _ in samples} == {
         f"d.{quantity}": pytest.approx(value, rel=1e-6) for quantity, value in expected.items()
     }
     assert {status for *_, status in samples} == {quality.GOOD}
+
+
+async def test_the_gas_meters_documented_frame_reads_as_its_maker_says(
+    device: FieldDevice, tmp_path: Path
+) -> None:
+    frame = yaml.safe_load((PROFILES / "fuxin_gas_meter.yaml").read_text())["sample_frame"]
+    wire = bytes.fromhex(frame["payload_hex"])
+    start = frame["request"]["address"]
+    device.words = {start + i // 2: int.from_bytes(wire[i : i + 2], "big") for i in range(0, len(wire), 2)}
+
+    samples = await read_model("fuxin_gas_meter", device, tmp_path, 8)
+
+    expect = frame["expect"]
+    shown = {point.removeprefix("d."): value for point, _, value, _ in samples}
+    assert shown["volume_total"] == expect["volume_total_float"]
+    assert shown["volume_total_2"] == expect["volume_total_bcd"]
+    assert shown["volume_std_total"] == pytest.approx(expect["volume_std_total_float"], rel=1e-6)
+    assert shown["volume_std_total_2"] == expect["volume_std_total_bcd"]
+    for quantity in ("flow_volume_std", "flow_volume", "temperature", "pressure"):
+        assert shown[quantity] == pytest.approx(expect[quantity], rel=1e-4)

@@ -221,6 +221,24 @@ async def test_the_counters_of_a_device_say_what_happened(device: FieldDevice) -
     assert counters["missed_ticks"] == 0
 
 
+async def test_a_clock_set_back_an_hour_stops_nothing_and_is_counted(
+    device: FieldDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_module, "LOOK_NS", NS_PER_S // 5)
+    ahead_ns = 0
+    monkeypatch.setattr("core.clock.SystemClock.now_ns", lambda self: time.time_ns() + ahead_ns)
+
+    async with driver_of(plant_of({"m": [point("a", source(0))]}, device.port)) as driver:
+        before = await read_until(driver, lambda seen: len(seen) >= 2)
+        ahead_ns = -3600 * NS_PER_S
+        after = await read_for(driver, 1.0)
+        steps = driver.counters["clock_steps"]
+
+    assert steps == 1
+    assert len(after) >= 8
+    assert after[-1][1] < before[0][1]
+
+
 def test_a_text_register_is_refused_before_the_first_socket() -> None:
     with pytest.raises(EcmcError, match="point a: address 7: type string is no number"):
         driver_of(plant_of({"m": [point("a", source(7, "string"))]}, 502))

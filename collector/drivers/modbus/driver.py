@@ -118,7 +118,7 @@ class ModbusDriver:
         clock: Clock | None = None,
     ) -> None:
         self.name = name
-        self.counters: Counter[str] = Counter()
+        self._counters: Counter[str] = Counter()
         self._transport = transport
         self._units = {unit.device.id: unit for unit in units}
         self._points = points
@@ -152,6 +152,7 @@ class ModbusDriver:
             raise
         self._lost = None
         self._put_off.clear()
+        self._replanned = {name for name in self._replanned if not self._units[name].needs_walk}
         now_ns = self._clock.now_ns()
         for unit in self._units.values():
             if unit.needs_walk:
@@ -193,6 +194,11 @@ class ModbusDriver:
             )
             for name, unit in self._units.items()
         }
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """Running totals of the link: reconnects, clock_steps, stray_replies, framing_lost, line_pauses."""
+        return self._counters + self._transport.counters
 
     # --- a tick -----------------------------------------------------------------------------
 
@@ -267,6 +273,8 @@ class ModbusDriver:
                 tick.bad(planned.points, BAD_DEVICE_FAILURE)
             return
         position = self._positions[number]
+        if not unit.unreadable:
+            unit.detail = ""
         self._image[position : position + len(data)] = np.frombuffer(data, dtype=np.uint8)
         tick.answered[number] = time_ns
 
@@ -381,7 +389,7 @@ class ModbusDriver:
                 if remade:
                     raise
                 remade = True
-                self.counters["reconnects"] += 1
+                self._counters["reconnects"] += 1
                 await self._connect(links_made)
                 continue
             except DeviceSilent:
@@ -473,7 +481,7 @@ class ModbusDriver:
         now_ns = self._clock.now_ns()
         self._next_look_ns = now_ns + LOOK_NS
         if abs(step_ns) > CLOCK_STEP_NS:
-            self.counters["clock_steps"] += 1
+            self._counters["clock_steps"] += 1
             log.warning("clock was set", extra={"connection": self.name, "step_s": step_ns / NS_PER_S})
             self._schedule.realign(now_ns)
 
