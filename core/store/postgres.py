@@ -25,6 +25,7 @@ from core.samples import NS_PER_S, Floats, Indices, PointTable, SampleBatch, emp
 from core.store import bucket as buckets
 from core.store import reader, result, writer
 from core.store.bucket import EMISSION, ENERGY, NODE, Family, Sums
+from core.store.gauge import refresh_gauges
 from core.store.refusal import refusals
 from core.store.registry import Registry
 from core.store.seam import (
@@ -325,9 +326,14 @@ class PostgresStore:
 
     # upkeep ----------------------------------------------------------------
     async def compress(self, older_than_ns: int) -> int:
-        """Compress raw samples older than that, where the server can; returns the chunks it holds compressed."""
+        """Compress raw samples older than that, where the server can; returns the chunks newly compressed."""
         async with self._connection() as connection:
             return await compress(connection, self.tier, older_than_ns)
+
+    async def refresh_gauges(self) -> int:
+        """Roll up the gauges that changed since the last time; returns the ranges done."""
+        async with self._connection() as connection:
+            return await refresh_gauges(connection)
 
     async def retain(self, others_older_than_ns: int, all_older_than_ns: int) -> int:
         """Drop raw samples of points that feed no edge, and of all older than the second time; returns rows deleted."""

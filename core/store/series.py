@@ -158,11 +158,13 @@ class Space:
 
 
 async def compress(connection: asyncpg.Connection[Any], tier: Tier, older_than_ns: int) -> int:
-    """Compress what is older; returns the number of chunks. Nothing to do without a columnstore."""
+    """Compress what is older; returns the number of chunks newly compressed. Nothing to do without a columnstore."""
     if not tier.has_columnstore:
         return 0
     chunks = await connection.fetch(
-        "SELECT compress_chunk(c, if_not_compressed => true) FROM show_chunks('ecmc.sample', older_than => $1) AS c",
+        "SELECT compress_chunk(format('%I.%I', chunk_schema, chunk_name)::regclass)"
+        " FROM timescaledb_information.chunks"
+        " WHERE hypertable_schema = 'ecmc' AND hypertable_name = 'sample' AND NOT is_compressed AND range_end <= $1",
         datetime_of(older_than_ns),
     )
     return len(chunks)

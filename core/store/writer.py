@@ -29,6 +29,7 @@ from core.clock import datetime_of, time_ns_of
 from core.quality import BAD, is_bad, is_good
 from core.samples import NS_PER_S, Floats, Indices, Statuses, Times
 from core.store.copy import copy_in, pg_time
+from core.store.gauge import mark_gauges
 from core.store.seam import Correction
 from core.store.series import Space, Tier, week_of
 from core.store.statement import statement
@@ -213,6 +214,7 @@ async def _note(connection: asyncpg.Connection[Any], rows: Rows, reason: str) ->
     )
     for start_ns, end_ns, points in dirty_ranges(rows.point, rows.time_ns):
         await mark(connection, start_ns, end_ns, points, reason)
+        await mark_gauges(connection, start_ns, end_ns, points)
 
 
 def dirty_ranges(point: Indices, time_ns: Times) -> list[tuple[int, int, list[int] | None]]:

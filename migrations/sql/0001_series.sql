@@ -82,6 +82,14 @@ CREATE TABLE ecmc.dirty_range (
     created    timestamptz NOT NULL DEFAULT now()
 );
 
+-- The same for the roll-up of gauges, which has its own pace.
+CREATE TABLE ecmc.dirty_gauge (
+    id         bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    start_time timestamptz NOT NULL,
+    end_time   timestamptz NOT NULL,
+    point_ids  int[]
+);
+
 -- Everything of an hour comes from one computation; this says which.
 CREATE TABLE ecmc.run (
     hour               timestamptz PRIMARY KEY,

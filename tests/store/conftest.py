@@ -103,3 +103,12 @@ async def store(store_dsn: str) -> AsyncIterator[PostgresStore]:
 @pytest.fixture(scope="session", name="window")
 def window_maker() -> Callable[..., WindowResult]:
     return window
+
+
+@pytest.fixture
+async def with_gauge(store: PostgresStore) -> Point:
+    """A gauge the store's plant has besides its registers."""
+    gauge = Point("g0", "active_power_total", "kW", Kind.GAUGE)
+    plant = small_plant()
+    await store.adopt(small_plant(points=(*plant.points, gauge), fingerprint="f2"))
+    return gauge

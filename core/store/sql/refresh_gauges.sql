@@ -1,0 +1,21 @@
+-- The quarters of an hour in [$1, $2) of the gauges among $3 (NULL: of all), anew from the samples.
+WITH gauge AS (
+    SELECT id FROM ecmc.point WHERE kind = 'gauge' AND ($3::int[] IS NULL OR id = ANY($3))
+),
+gone AS (
+    DELETE FROM ecmc.sample_15m AS r
+    WHERE r.start >= $1 AND r.start < $2 AND r.point_id IN (SELECT id FROM gauge)
+      AND NOT EXISTS (
+          SELECT FROM ecmc.sample AS s
+          WHERE s.point_id = r.point_id AND s.time >= r.start AND s.time < r.start + interval '15 minutes'
+            AND s.time >= $1 AND s.time < $2 AND s.status >= 0
+      )
+)
+INSERT INTO ecmc.sample_15m AS r (point_id, start, n, sum, min, max)
+SELECT point_id, time_bucket(interval '15 minutes', time) AS start, count(*), sum(value), min(value), max(value)
+FROM ecmc.sample
+WHERE time >= $1 AND time < $2 AND status >= 0 AND point_id IN (SELECT id FROM gauge)
+GROUP BY point_id, time_bucket(interval '15 minutes', time)
+ON CONFLICT (point_id, start) DO UPDATE
+SET n = excluded.n, sum = excluded.sum, min = excluded.min, max = excluded.max
+WHERE (r.n, r.sum, r.min, r.max) IS DISTINCT FROM (excluded.n, excluded.sum, excluded.min, excluded.max)

@@ -1,0 +1,88 @@
+"""Old samples go or are compressed, results stay, gauges are rolled up from what stands."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from core.clock import parse_rfc3339
+from core.plant.model import Point
+from core.quality import BAD
+from core.samples import NS_PER_S, PointTable, sample_batch
+from core.store.postgres import PostgresStore
+from core.store.seam import Correction
+from core.store.upkeep import Retention, tidy
+
+DAY_NS = 86_400 * NS_PER_S
+NOW_NS = parse_rfc3339("2026-10-29T00:00:00Z")  # a Thursday
+START_NS = parse_rfc3339("2026-10-01T00:00:00Z")
+
+
+async def count(store: PostgresStore, point: str) -> int:
+    return len(await store.samples(point, 0, NOW_NS, limit=100_000))
+
+
+async def test_points_that_meter_an_edge_outlive_the_others(store: PostgresStore) -> None:
+    days_ns = NOW_NS - np.arange(1, 1001, 100) * DAY_NS
+    for point in ("p0", "p5"):  # p0 feeds an edge
+        await store.write(sample_batch(PointTable((point,)), [0] * 10, days_ns, np.arange(10.0)))
+
+    await tidy(store, NOW_NS, Retention(feeding_days=450, other_days=150))
+
+    assert await count(store, "p5") == 2
+    assert 5 <= await count(store, "p0") <= 6  # whole weeks go
+    late = sample_batch(PointTable(("p0",)), [0], [days_ns[-1]], [1.0])
+    assert (await store.write(late)).accepted == 1
+
+
+async def test_compressed_history_still_takes_repeats_late_samples_and_corrections(
+    store: PostgresStore,
+) -> None:
+    table = PointTable(("p0", "p1"))
+    time_ns = np.tile(START_NS + np.arange(2000) * 60 * NS_PER_S, 2)
+    batch = sample_batch(table, np.repeat([0, 1], 2000), time_ns, np.arange(4000.0))
+    await store.write(batch)
+
+    compressed = await store.compress(NOW_NS)
+    again = await store.write(batch)
+    late = await store.write(sample_batch(table, [1], [START_NS + NS_PER_S], [7.0]))
+    corrected = await store.write(
+        sample_batch(table, [0], [START_NS], [9.0]), Correction("li", "misread", NOW_NS)
+    )
+
+    assert (compressed > 0) == (store.tier.name == "community")
+    assert (again.repeated, late.accepted, corrected.corrected) == (4000, 1, 1)
+    assert (await store.samples("p0", START_NS, NOW_NS, limit=2)).value.tolist() == [9.0, 1.0]
+
+
+async def gauges(store: PostgresStore) -> list[tuple[str, float, int, float, float, float]]:
+    found = await store.pool.fetch(
+        "SELECT point, extract(epoch FROM time)::float8 AS at, n, mean, min, max FROM board.sample_15m ORDER BY 1, 2"
+    )
+    return [(r["point"], r["at"] - START_NS / NS_PER_S, r["n"], r["mean"], r["min"], r["max"]) for r in found]
+
+
+async def test_a_gauges_quarters_are_what_its_samples_say_after_any_change(
+    store: PostgresStore, with_gauge: Point
+) -> None:
+    table = PointTable((with_gauge.id, "p0"))
+    at_s = np.array([0, 100, 899, 900, 5000])
+    time_ns = START_NS + at_s * NS_PER_S
+    await store.write(sample_batch(table, np.zeros(5), time_ns, [1.0, 2.0, 6.0, 4.0, 5.0]))
+    await store.write(sample_batch(table, np.ones(5), time_ns, np.ones(5)))
+    await store.refresh_gauges()
+    first = await gauges(store)
+
+    await store.write(
+        sample_batch(table, [0, 0], time_ns[[2, 3]], [3.0, np.nan], [0, BAD]),
+        Correction("li", "drift", NOW_NS),
+    )
+    await store.refresh_gauges()
+
+    name = with_gauge.id
+    assert first == [
+        (name, 0, 3, 3.0, 1.0, 6.0),
+        (name, 900, 1, 4.0, 4.0, 4.0),
+        (name, 4500, 1, 5.0, 5.0, 5.0),
+    ]
+    assert await gauges(store) == [(name, 0, 3, 2.0, 1.0, 3.0), (name, 4500, 1, 5.0, 5.0, 5.0)]
+    assert await store.refresh_gauges() == 0
