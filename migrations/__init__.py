@@ -7,23 +7,21 @@ ours lives in the schemas `ecmc` and `board`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
 from core.errors import StoreRefused
 from core.store.refusal import refusals
 
-HEAD = "0001"
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
 OLDEST_SERVER = 150000  # date_bin, security of views, MERGE
 _LOCK = 0x65636D63  # one migration at a time
 _FOLDER = Path(__file__).parent
+_REVISIONS = sorted(path.name.split("_")[0] for path in (_FOLDER / "versions").glob("[0-9]*.py"))
+HEAD = _REVISIONS[-1]
 
 
 async def migrate(dsn: str) -> None:
@@ -36,6 +34,11 @@ async def migrate(dsn: str) -> None:
     with refusals():
         if await _revision(dsn) == HEAD:
             return
+        # Imported here: a start that finds its schema up to date need not wait a second for them.
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.ext.asyncio import create_async_engine
+        from sqlalchemy.pool import NullPool
+
         url = make_url(dsn.replace("postgres://", "postgresql://", 1)).set(drivername="postgresql+asyncpg")
         engine = create_async_engine(url, poolclass=NullPool, connect_args={"timeout": 10})
         try:
@@ -54,7 +57,7 @@ def run_sql(connection: Connection, name: str) -> None:
 def run_statements(connection: Connection, statements: str) -> None:
     """Several statements at once, which a prepared one cannot hold."""
     adapted: Any = connection.connection.dbapi_connection
-    connection.execute(text("SELECT 1"))  # the adapter opens its transaction with the first statement
+    connection.exec_driver_sql("SELECT 1")  # the adapter opens its transaction with the first statement
     adapted.run_async(lambda raw: raw.execute(statements))
 
 
@@ -68,8 +71,7 @@ async def _revision(dsn: str) -> str | None:
         revision: str | None = await connection.fetchval("SELECT version_num FROM ecmc.alembic_version")
     finally:
         await connection.close()
-    known = {path.name.split("_")[0] for path in (_FOLDER / "versions").glob("*.py")}
-    if revision is not None and revision not in known:
+    if revision is not None and revision not in _REVISIONS:
         raise StoreRefused(
             f"the database is at schema {revision}, this ecmc knows up to {HEAD}: use a newer ecmc"
         )
@@ -97,9 +99,12 @@ async def _check_room(connection: asyncpg.Connection[Any]) -> None:
 
 
 def _upgrade(connection: Connection) -> None:
-    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    from alembic import command
+    from alembic.config import Config
+
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
     for schema in ("ecmc", "board"):
-        connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {schema}"))
+        connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {schema}")
     config = Config()
     config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
     config.attributes["connection"] = connection

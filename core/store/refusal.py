@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 import asyncpg
 from asyncpg import exceptions as pg
-from sqlalchemy.exc import DBAPIError
 
 from core.errors import StoreRefused, StoreUnavailable
 
@@ -40,14 +39,20 @@ def refusals() -> Iterator[None]:
     """Turn what the driver raises into StoreUnavailable or StoreRefused."""
     try:
         yield
-    except DBAPIError as wrapped:
-        cause = getattr(wrapped.orig, "__cause__", None) or wrapped.orig
-        raise _translated(cause) from wrapped
-    except (*_AWAY, *_REFUSED) as why:
-        raise _translated(why) from why
+    except Exception as why:
+        cause = _cause(why)
+        if not isinstance(cause, (*_AWAY, *_REFUSED)):
+            raise
+        raise _translated(cause) from why
 
 
-def _translated(why: BaseException | None) -> Exception:
+def _cause(why: BaseException) -> BaseException:
+    """The driver's own error; migrations raise it wrapped by SQLAlchemy, which is too slow a guest to import here."""
+    wrapped = getattr(why, "orig", None)
+    return getattr(wrapped, "__cause__", None) or wrapped or why
+
+
+def _translated(why: BaseException) -> Exception:
     text = " ".join(str(why).split()) or type(why).__name__
     if isinstance(why, pg.DiskFullError):
         return StoreUnavailable(f"the database's disk is full: {text}")
@@ -55,9 +60,7 @@ def _translated(why: BaseException | None) -> Exception:
         return StoreUnavailable(f"the database has no connection left: {text}")
     if isinstance(why, _REFUSED):
         return StoreRefused(_advice(why, text))
-    if isinstance(why, _AWAY):
-        return StoreUnavailable(f"the database does not answer: {text}")
-    return why if isinstance(why, Exception) else StoreUnavailable(text)
+    return StoreUnavailable(f"the database does not answer: {text}")
 
 
 def _advice(why: BaseException, text: str) -> str:

@@ -15,15 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, text
 
 from core.clock import datetime_of
 from core.samples import NS_PER_S
+
+if TYPE_CHECKING:  # only a migration needs it, and every start would wait for it
+    from sqlalchemy import Connection
 
 WEEK_NS = 7 * 86_400 * NS_PER_S
 _MONDAY_NS = 4 * 86_400 * NS_PER_S  # 1970-01-05
@@ -64,15 +66,15 @@ SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') AS has_ti
 
 def probe(connection: Connection) -> Tier:
     """Ask the server, creating the extension where it is installed and we may."""
-    row = connection.execute(text(_PROBE)).one()
+    row = connection.exec_driver_sql(_PROBE).one()
     has_timescale = bool(row.has_timescale)
     if row.could_have and not has_timescale:
-        may_create = connection.execute(
-            text("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+        may_create = connection.exec_driver_sql(
+            "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
         ).scalar()
         if may_create:
-            connection.execute(text("CREATE EXTENSION timescaledb"))
-            row = connection.execute(text(_PROBE)).one()
+            connection.exec_driver_sql("CREATE EXTENSION timescaledb")
+            row = connection.exec_driver_sql(_PROBE).one()
             has_timescale = True
     return Tier(has_timescale, has_timescale and bool(row.community))
 
@@ -80,23 +82,19 @@ def probe(connection: Connection) -> Tier:
 def make_series(connection: Connection, tier: Tier) -> None:
     """Create `sample` as this server keeps time series best."""
     if not tier.has_timescale:
-        connection.execute(text(_SAMPLE + " PARTITION BY RANGE (time)"))
-        connection.execute(text(_KEY))
+        connection.exec_driver_sql(_SAMPLE + " PARTITION BY RANGE (time)")
+        connection.exec_driver_sql(_KEY)
         return
-    connection.execute(text(_SAMPLE))
-    connection.execute(text(_KEY))
-    connection.execute(
-        text(
-            "SELECT create_hypertable('ecmc.sample', by_range('time', INTERVAL '7 days'),"
-            " create_default_indexes => false)"
-        )
+    connection.exec_driver_sql(_SAMPLE)
+    connection.exec_driver_sql(_KEY)
+    connection.exec_driver_sql(
+        "SELECT create_hypertable('ecmc.sample', by_range('time', INTERVAL '7 days'),"
+        " create_default_indexes => false)"
     )
     if tier.has_columnstore:
-        connection.execute(
-            text(
-                "ALTER TABLE ecmc.sample SET (timescaledb.compress,"
-                " timescaledb.compress_segmentby = 'point_id', timescaledb.compress_orderby = 'time')"
-            )
+        connection.exec_driver_sql(
+            "ALTER TABLE ecmc.sample SET (timescaledb.compress,"
+            " timescaledb.compress_segmentby = 'point_id', timescaledb.compress_orderby = 'time')"
         )
 
 
