@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from openpyxl import load_workbook
 
 from core.errors import Fault
 from core.plant.document import Place, did_you_mean
@@ -447,6 +446,8 @@ def _cells(text: str, delimiter: str) -> list[list[Cell]]:
 
 def _sheet(file: Path, faults: list[Fault]) -> list[list[Cell]]:
     try:
+        from openpyxl import load_workbook  # here: most plants keep a CSV, and every start would wait for it
+
         book = load_workbook(file, read_only=True, data_only=True)
     except Exception as why:  # openpyxl lets zip, XML and key errors through as they come
         faults.append(Fault(str(file), 0, 0, f"no XLSX workbook: {why}"))
