@@ -98,12 +98,12 @@ def test_a_counter_of_64_bits_keeps_every_count_a_float_can_hold() -> None:
 
 
 def test_a_decimal_scale_gives_the_number_on_the_meters_display() -> None:
-    values = [
-        decoded(struct.pack(">I", 99_999_999), source(0, "uint32", scale=scale))[0]
-        for scale in (0.1, 0.01, 0.001)
+    shown = [
+        decoded(struct.pack(">I", raw), source(0, "uint32", scale=scale))[0]
+        for raw, scale in [(2301, 0.1), (99_999_999, 0.01), (1_000_037, 0.001)]
     ]
 
-    assert values == [9_999_999.9, 999_999.99, 99_999.999]
+    assert shown == [230.1, 999_999.99, 1_000.037]
 
 
 def test_scale_and_offset_with_a_sign() -> None:

@@ -224,6 +224,23 @@ async def test_a_silent_device_says_so_once_and_comes_back_by_itself(
     assert state_back.up
 
 
+async def test_a_link_that_died_without_a_word_is_made_anew(device: FieldDevice, client: str) -> None:
+    device.words = {0: 4}
+
+    async def only_new_links_work(request: Request) -> None:
+        if device.connections >= 2 or len(device.requests) == 1:
+            request.send(device.pdu(request))
+
+    device.answer = only_new_links_work
+    plant = plant_of({"m": [point("a", source(0))]}, device.port, client=client)
+
+    async with driver_of(plant) as driver:
+        samples = await read_until(driver, lambda seen: len(good(seen, "a")) >= 3)
+
+    assert good(samples, "a") == [4, 4, 4]
+    assert device.connections == 2
+
+
 async def test_a_cut_line_is_reported_and_healed_by_opening_again(device: FieldDevice, client: str) -> None:
     device.words = {0: 3}
     plant = plant_of({"m": [point("a", source(0))]}, device.port, client=client)
