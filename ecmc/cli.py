@@ -152,7 +152,16 @@ def _log_to_stderr() -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    for chatty in ("asyncua", "pymodbus", "amqtt", "transitions", "uvicorn.access", "asyncio"):
+    logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)  # health says it once, in one line
+    for chatty in (
+        "asyncua",
+        "pymodbus",
+        "amqtt",
+        "transitions",
+        "uvicorn.access",
+        "uvicorn.error",
+        "asyncio",
+    ):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

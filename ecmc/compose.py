@@ -34,6 +34,7 @@ from core.engine import Engine
 from core.errors import EcmcError, StoreUnavailable
 from core.health import Health, Status
 from core.live import Live
+from core.metrics import count_written
 from core.period import Periods
 from core.pipeline import Pipeline
 from core.plant.model import Plant
@@ -207,6 +208,7 @@ class Site:
 
     async def _write(self, batch: SampleBatch) -> WriteReport:
         report = await self._store.write(batch)
+        count_written(report)
         self._bus.publish(COMMITTED, batch)
         return report
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-
 from core.errors import Fault
 from core.plant.document import Place, did_you_mean
 from core.plant.model import (

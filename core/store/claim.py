@@ -31,7 +31,7 @@ class EngineClaim:
         """Whether the claim is ours now; takes it where it is free. A claim lost with its connection is noticed."""
         with refusals():
             if self._connection is not None:
-                if not self._connection.is_closed():
+                if self._is_open():
                     return True
                 await self._let_go()
             connection = await self._pool.acquire(timeout=30)
@@ -50,6 +50,12 @@ class EngineClaim:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._let_go()
+
+    def _is_open(self) -> bool:
+        try:
+            return not self._connection.is_closed()
+        except asyncpg.InterfaceError:  # the pool has taken a dead connection back by itself
+            return False
 
     async def _let_go(self) -> None:
         connection, self._connection = self._connection, None
