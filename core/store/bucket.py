@@ -24,7 +24,6 @@ from core.store.rollup import QUARTER_NS, Ends, Parts, emission_parts, energy_pa
 from core.store.seam import Bucket
 
 _FIXED_S: dict[str, int] = {"1m": 60, "5m": 300, "15m": 900, "30m": 1800, "1h": 3600}
-_MAX_BUCKETS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,14 +55,14 @@ EMISSION = Family("emission", ("node_id", "flow_id"), ("emissions_kg", "through_
 
 def bucket_edges(start_ns: int, end_ns: int, bucket: Bucket, zone: ZoneInfo) -> Times:
     """Edges of the buckets that touch [start, end), shape (n + 1,); days and longer begin at the zone's midnight.
-
-    Source: a day of the zone has 23, 24 or 25 hours where clocks are put forward or back.
+    A day has 23, 24 or 25 hours, as the zone's clocks are set.
     """
     if bucket in _FIXED_S:
         width_ns = _FIXED_S[bucket] * NS_PER_S
-        return np.arange(
-            start_ns // width_ns * width_ns, end_ns + width_ns - (end_ns % width_ns or width_ns) + 1, width_ns
-        )
+        first, last = start_ns // width_ns, -(-end_ns // width_ns)
+        return (
+            np.arange(first, last + 1) * width_ns
+        )  # counted, for a float cannot tell times apart to the nanosecond
     day = (
         datetime_of(start_ns).astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
     )
@@ -98,7 +97,7 @@ async def sums(
     """Sums of the series with the ids (a list for each key) over [start, end), cut into buckets."""
     edges = bucket_edges(start_ns, end_ns, bucket, zone)
     cuts = _cuts(start_ns, end_ns, edges, bucket)
-    coarse = await _from_rollups(connection, family, ids, edges, cuts)
+    coarse = await _from_rollups(connection, family, ids, edges, bucket, cuts)
     fine = [
         await _from_blocks(connection, family, ids, edges, piece)
         for piece in ((start_ns, cuts[0]), (cuts[3], end_ns))
@@ -134,18 +133,26 @@ async def _from_rollups(
     family: Family,
     ids: tuple[list[int], ...],
     edges: Times,
+    bucket: Bucket,
     cuts: tuple[int, int, int, int],
 ) -> _Part:
     keys = ", ".join(family.keys)
     match = " AND ".join(f"{key} = ANY(${i + 1}::int[])" for i, key in enumerate(family.keys))
     n = len(family.keys)
     at, given = [f"${n + i + 1}" for i in range(4)], [datetime_of(cut) for cut in cuts]
+    told: list[Any]
+    if bucket in _FIXED_S:
+        place = f"floor(date_part('epoch', start - ${n + 5}::timestamptz) / ${n + 6}::float8)::int"
+        told = [datetime_of(int(edges[0])), float(_FIXED_S[bucket])]
+    else:
+        place = f"width_bucket(start, ${n + 5}::timestamptz[]) - 1"
+        told = [[datetime_of(edge) for edge in edges.tolist()]]
     columns = ", ".join(family.columns)
     summed = ", ".join(f"sum({name}) AS {name}" for name in family.columns)
     gathered = ", ".join(f"array_agg({name})" for name in (*family.keys, "bucket", *family.columns))
     query = f"""
         SELECT {gathered} FROM (
-            SELECT {keys}, width_bucket(start, ${n + 5}::timestamptz[]) - 1 AS bucket, {summed}
+            SELECT {keys}, {place} AS bucket, {summed}
             FROM (
                 SELECT {keys}, start, {columns} FROM ecmc.{family.name}_1h
                 WHERE {match} AND start >= {at[1]} AND start < {at[2]}
@@ -161,7 +168,7 @@ async def _from_rollups(
     """
     if cuts[0] >= cuts[3]:
         return _nothing(family)
-    row = await connection.fetchrow(query, *ids, *given, [datetime_of(edge) for edge in edges.tolist()])
+    row = await connection.fetchrow(query, *ids, *given, *told)
     if row is None or row[0] is None:
         return _nothing(family)
     key_columns = np.array([row[i] for i in range(n + 1)], dtype=np.int64).T

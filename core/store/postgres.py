@@ -84,6 +84,7 @@ class PostgresStore:
                 timeout=10,
                 command_timeout=_COMMAND_TIMEOUT_S,
                 server_settings=_SESSION,
+                init=writer.prepare,
             )
             async with pool.acquire() as connection:
                 tier = await tier_of(cast("Connection", connection))

@@ -92,7 +92,7 @@ async def _write_blocks(
     connection: asyncpg.Connection[Any], result: WindowResult, edges: Ids, nodes: Ids, flows: Ids
 ) -> None:
     per_hour = HOUR_NS // result.base_ns
-    hours = np.arange(result.start_ns, result.end_ns, HOUR_NS)
+    hours = result.start_ns + np.arange(result.intervals // per_hour) * HOUR_NS
 
     def blocks(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.ascontiguousarray(column).reshape(-1, per_hour)
@@ -163,7 +163,7 @@ async def _write_stocks(
 ) -> None:
     if storages.size == 0:
         return
-    hours = np.arange(result.start_ns, result.end_ns + 1, HOUR_NS)
+    hours = result.start_ns + np.arange(result.stock_kwh.shape[1]) * HOUR_NS
     first, last = datetime_of(result.start_ns), datetime_of(result.end_ns)
     for table in ("stock", "stock_carbon"):
         await connection.execute(f"DELETE FROM ecmc.{table} WHERE hour >= $1 AND hour <= $2", first, last)

@@ -40,6 +40,16 @@ _APART_NS = 3600 * NS_PER_S  # changed times further apart make two dirty ranges
 _MAX_CONFLICTS = 1000
 
 
+async def prepare(connection: asyncpg.Connection[Any]) -> None:
+    """Give a new connection the tables a batch passes through."""
+    await connection.execute(
+        "CREATE TEMP TABLE incoming (time timestamptz, value float8, point_id int, status smallint)"
+        " ON COMMIT DELETE ROWS;"
+        "CREATE TEMP TABLE newest (point_id int, time timestamptz, value float8, status smallint,"
+        " first_time timestamptz) ON COMMIT DELETE ROWS"
+    )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """Samples by database id, sorted by (point, time), each key once."""
@@ -157,10 +167,6 @@ async def _replayed(
     async with connection.transaction():
         if tier.has_columnstore:  # compressed history may have to be opened, as much as the batch touches
             await connection.execute("SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
-        await connection.execute(
-            "CREATE TEMP TABLE IF NOT EXISTS incoming (time timestamptz, value float8, point_id int, status smallint)"
-            " ON COMMIT DELETE ROWS"
-        )
         await copy_in(connection, "incoming", _COLUMNS, _columns(rows), schema=None)
         inserted = _rows_of(await connection.fetch(statement("insert_new")))
         if len(inserted) == len(rows):
@@ -175,6 +181,7 @@ async def _replayed(
         replaced = _rows_of(await connection.fetch(statement("replace"), correction is not None))
         found = await connection.fetch(statement("conflicts"))
         await _note(connection, inserted, "samples")
+        await connection.execute("TRUNCATE newest")  # it empties itself only at the commit
         await _note(connection, replaced, "samples" if correction is None else "correction")
     disputes = tuple(
         Dispute(
@@ -204,14 +211,18 @@ async def _note(connection: asyncpg.Connection[Any], rows: Rows, reason: str) ->
     new_point = np.flatnonzero(np.diff(rows.point)) + 1
     first = np.concatenate(([0], new_point))
     last = np.concatenate((new_point - 1, [len(rows) - 1]))
-    await connection.execute(
-        statement("upsert_latest"),
-        rows.point[last].tolist(),
-        [datetime_of(t) for t in rows.time_ns[last].tolist()],
-        rows.value[last].tolist(),
-        rows.status[last].tolist(),
-        [datetime_of(t) for t in rows.time_ns[first].tolist()],
+    newest = rows.take(last)
+    columns: list[npt.NDArray[Any]] = [
+        newest.point,
+        pg_time(newest.time_ns),
+        newest.value,
+        newest.status,
+        pg_time(rows.time_ns[first]),
+    ]
+    await copy_in(
+        connection, "newest", ("point_id", "time", "value", "status", "first_time"), columns, schema=None
     )
+    await connection.execute(statement("upsert_latest"))
     for start_ns, end_ns, points in dirty_ranges(rows.point, rows.time_ns):
         await mark(connection, start_ns, end_ns, points, reason)
         await mark_gauges(connection, start_ns, end_ns, points)

@@ -213,3 +213,23 @@ def test_months_and_years_begin_at_the_zones_midnight() -> None:
         for month in ("2026-10-31", "2026-11-30", "2026-12-31", "2027-01-31")
     ]
     assert years.tolist() == [parse_rfc3339(f"{year}-12-31T16:00:00Z") for year in ("2025", "2026", "2027")]
+
+
+def test_a_years_hours_are_all_there() -> None:
+    start_ns = parse_rfc3339("2026-01-01T00:00:00Z")
+
+    edges = bucket_edges(start_ns, start_ns + 8760 * HOUR_NS, "1h", ZoneInfo("Asia/Shanghai"))
+
+    assert (edges.size, int(edges[-1])) == (8761, start_ns + 8760 * HOUR_NS)
+
+
+async def test_a_window_of_months_keeps_the_stock_at_its_very_end(
+    store: PostgresStore, window: Window
+) -> None:
+    result = window(START_NS, hours=2400)
+    await store.write_window(result, RUN)
+
+    at_end = await store.stocks(result.end_ns, ["bat"], result.flows)
+
+    assert at_end is not None
+    assert at_end.kwh.tolist() == result.stock_kwh[:, -1].tolist()

@@ -1,6 +1,6 @@
 -- The newest sample by time of each point; one at the same time takes its place.
 INSERT INTO ecmc.latest AS l (point_id, time, value, status, first_time)
-SELECT * FROM unnest($1::int[], $2::timestamptz[], $3::float8[], $4::smallint[], $5::timestamptz[])
+SELECT point_id, time, value, status, first_time FROM newest ORDER BY point_id
 ON CONFLICT (point_id) DO UPDATE
 SET first_time = least(l.first_time, excluded.first_time),
     time = greatest(l.time, excluded.time),
