@@ -112,3 +112,8 @@ async def with_gauge(store: PostgresStore) -> Point:
     plant = small_plant()
     await store.adopt(small_plant(points=(*plant.points, gauge), fingerprint="f2"))
     return gauge
+
+
+@pytest.fixture(scope="session")
+def plant() -> Plant:
+    return small_plant()
