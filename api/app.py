@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import console, errors
+from api import console, errors, prometheus
 from api.deps import Services
 from api.routes import alerts, plant, samples, series, stream
 from api.security import Doorkeeper
@@ -39,7 +39,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     app.state.hub = Hub(services)
     errors.install(app)
-    for part in (plant, samples, series, alerts, stream):
+    for part in (plant, samples, series, alerts, stream, prometheus):
         app.include_router(part.router)
     console.mount(app)
     app.add_middleware(Doorkeeper, auth=services.auth)

@@ -20,7 +20,20 @@ import yaml
 from grafana_foundation_sdk.models import units
 
 from core.clock import parse_rfc3339
-from core.plant.model import Edge, Kind, Label, Node, NodeKind, Origin, Plant, Point, PointMeter, Role
+from core.plant.model import (
+    AlertKind,
+    AlertRule,
+    Edge,
+    Kind,
+    Label,
+    Node,
+    NodeKind,
+    Origin,
+    Plant,
+    Point,
+    PointMeter,
+    Role,
+)
 from core.results import SITE, Flow, IntervalEnergy, WindowResult
 from core.samples import NS_PER_S, PointTable, sample_batch
 from core.store.postgres import PostgresStore
@@ -76,10 +89,15 @@ def small_plant() -> Plant:
             Edge("e-grid", "grid", "main", PointMeter("m.active_power_total", Role.POWER), "electricity"),
             Edge("e-press", "main", "press", PointMeter("m.active_power_total", Role.POWER), "electricity"),
         ),
-        alerts=(),
+        alerts=(AlertRule("high", AlertKind.LIMIT, "m.active_power_total", high=100.0),),
         folder="",
         fingerprint="f1",
     )
+
+
+@pytest.fixture(scope="session")
+def plant() -> Plant:
+    return small_plant()
 
 
 def steady(start: str, end: str, kwh: float, known_until: str | None = None) -> WindowResult:
