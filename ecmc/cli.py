@@ -51,7 +51,9 @@ def run(
     from ecmc.folder import read_plant
 
     _log_to_stderr()
-    _run(run_plant(read_plant(plant), data, dsn, host, port))
+    _run(
+        run_plant(read_plant(plant), data, dsn, host, port, lambda address: typer.echo(f"console {address}"))
+    )
 
 
 @app.command()
