@@ -78,9 +78,6 @@ class Registry:
             )
         await self._load(connection)
 
-    def known(self, kind: str, name: str) -> int | None:
-        return self._ids[kind].get(name)
-
     async def ids(self, connection: asyncpg.Connection[Any], kind: str, names: Sequence[str]) -> Ids:
         """Ids of names, -1 where there is none."""
         ids = self._ids[kind]

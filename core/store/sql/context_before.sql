@@ -1,5 +1,5 @@
 -- The readings of the points $1 before $2, none older than $3: the last one, the first of its plateau within $4, and
--- the one before that. `steps` says which: 1 last, 2 first of the plateau, 3 before it.
+-- the one before that. `step` says which: 1 last, 2 first of the plateau, 3 before it.
 SELECT p.id AS point_id, r.time, r.value, r.status, r.step
 FROM unnest($1::int[]) AS p (id)
 CROSS JOIN LATERAL (
