@@ -88,8 +88,13 @@ async def select(
         values = await metric.values(services, series, at)
         for labels, value, there in zip(series, values.value, values.there, strict=True):
             if there.any():
-                found.append(({NAME: metric.name, **labels}, value, there))
+                found.append((named(metric, labels), value, there))
     return found
+
+
+def named(metric: Metric, labels: Labels) -> dict[str, str]:
+    """Labels as they are answered: the name first, without those that are empty."""
+    return {NAME: metric.name, **{name: value for name, value in labels.items() if value}}
 
 
 async def matching(services: Services, metric: Metric, selector: Selector) -> list[Labels]:

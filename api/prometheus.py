@@ -20,8 +20,8 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from api.deps import InPlant, InServices, Services
-from api.metric import METRICS, Metric, Moments, is_firing, matching, select
-from api.promql import NAME, Aggregation, Expression, Number, Selector, parse, parse_selector
+from api.metric import METRICS, Metric, Moments, is_firing, matching, named, select
+from api.promql import Aggregation, Expression, Number, Selector, parse, parse_selector
 from core.clock import NS_PER_S, parse_rfc3339, rfc3339
 from core.errors import BadRequest, StoreUnavailable
 from core.plant.model import AlertKind, AlertRule, Plant
@@ -182,7 +182,7 @@ async def _evaluated(services: Services, expression: Expression, at: Moments) ->
     assert isinstance(expression, Aggregation)
     groups: dict[tuple[tuple[str, str], ...], list[Row]] = {}
     for row in await _evaluated(services, expression.inner, at):
-        key = tuple((label, row[0][label]) for label in expression.by if row[0].get(label))
+        key = tuple((label, row[0][label]) for label in expression.by if label in row[0])
         groups.setdefault(key, []).append(row)
     return [_aggregated(expression.operation, dict(key), rows) for key, rows in groups.items()]
 
@@ -213,7 +213,7 @@ async def labels(services: InServices, given: InGiven) -> Response:
 async def label_values(services: InServices, given: InGiven, name: str) -> Response:
     """Values of a label."""
     found = await _listed(services, given)
-    return _success(sorted({row[name] for row in found if row.get(name)})[: given.limit()])
+    return _success(sorted({row[name] for row in found if name in row})[: given.limit()])
 
 
 @router.get("/series")
@@ -229,11 +229,11 @@ async def _listed(services: Services, given: Given) -> list[dict[str, str]]:
     found: list[dict[str, str]] = []
     for metric in METRICS:
         if not selectors:
-            found += [{NAME: metric.name, **row} for row in await metric.series(services)]
+            found += [named(metric, row) for row in await metric.series(services)]
             continue
         rows = [row for selector in selectors for row in await matching(services, metric, selector)]
         once = {tuple(sorted(row.items())): row for row in rows}
-        found += [{NAME: metric.name, **row} for row in once.values()]
+        found += [named(metric, row) for row in once.values()]
     return found
 
 

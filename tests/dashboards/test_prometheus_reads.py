@@ -212,6 +212,12 @@ async def test_the_board_s_live_figures_are_there(grafana: Grafana, boards: dict
     assert values == ["60.0", None, "30.0", "24.0"]  # no roof in this plant
 
 
+async def test_a_label_without_a_value_is_left_out(grafana: Grafana) -> None:
+    rows = await grafana.instant('ecmc_live_power_kw{node="site"}')
+
+    assert rows[0]["metric"] == {"__name__": "ecmc_live_power_kw", "node": "site", "kind": "site"}
+
+
 async def test_power_is_live_now_and_the_last_interval_s_mean_before(grafana: Grafana) -> None:
     now = await grafana.instant('ecmc_power_kw{edge="e-grid"}')
     before = await grafana.instant('ecmc_power_kw{edge="e-grid"}', seconds("2026-10-05T03:00:30Z"))
