@@ -35,6 +35,7 @@ LIVE_FOR_S: Final = 60  # Grafana asks for times cut down to its step
 MOST_CELLS: Final = 1_000_000
 MOST_SAMPLES: Final = 500_000
 MOST_PERIODS: Final = 62
+MOST_POINTS: Final = 500
 _PAGE: Final = 50_000
 _LONGEST_S: Final = {**BUCKET_S, "1d": 25 * 3600, "1mo": 31 * 86_400 + 3600, "1y": 366 * 86_400}
 
@@ -297,16 +298,20 @@ class Points:
 
     async def values(self, services: Services, series: Sequence[Labels], at: Moments) -> Values:
         values = _nothing(len(series), at.n)
-        names = [labels["point"] for labels in series]
-        rows = dict(zip(names, range(len(names)), strict=True))
-        if at.n == 1:
-            newest = await services.store.latest(names)
+        rows = {labels["point"]: row for row, labels in enumerate(series)}
+        if at.n == 1:  # most often now, and then nothing older than the newest reading is wanted
+            newest = await services.store.latest(list(rows))
+            later = {}
             for name, time_ns, value in zip(
                 newest.points, newest.time_ns.tolist(), newest.value.tolist(), strict=True
             ):
-                if time_ns <= at.time_ns[0]:
-                    row = rows.pop(name)
-                    self._fill(services, values, row, name, at, np.array([time_ns]), np.array([value]))
+                if time_ns > at.time_ns[0]:
+                    later[name] = rows[name]
+                else:
+                    self._fill(services, values, rows[name], name, at, np.array([time_ns]), np.array([value]))
+            rows = later
+        if len(rows) > MOST_POINTS:
+            raise BadRequest(f"{self.name}: {len(rows)} points over time, at most {MOST_POINTS} are answered")
         left = MOST_SAMPLES
         for name, row in rows.items():
             times, found = await self._samples(services, name, at, left)

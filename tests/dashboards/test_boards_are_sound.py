@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -112,3 +114,9 @@ def test_the_lint_finds_what_the_schema_lets_pass(
     plant_fault(board)
 
     assert any(told in fault for fault in faults(board, around)), faults(board, around)
+
+
+def test_boards_can_be_checked_without_what_makes_them() -> None:
+    script = "import sys; sys.modules['grafana_foundation_sdk'] = None; import dashboards.check"
+
+    subprocess.run([sys.executable, "-c", script], check=True)

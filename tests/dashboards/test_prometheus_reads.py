@@ -12,6 +12,7 @@ import pytest
 from api.app import create_app
 from api.deps import Services
 from api.promql import Aggregation, Selector, parse
+from api.security import auth_of
 from core.alerts import Alarms
 from core.bus import LiveNode, LiveUpdate, LocalBus
 from core.clock import parse_rfc3339
@@ -280,6 +281,32 @@ async def test_the_newest_reading_is_the_latest_one(grafana: Grafana) -> None:
     rows = await grafana.instant('ecmc_point{quantity="active_power_total"}')
 
     assert [(row["metric"]["unit"], row["value"][1]) for row in rows] == [("kW", "60.0")]
+
+
+async def test_a_moment_past_is_answered_from_the_samples_of_then(
+    grafana: Grafana, services: Services
+) -> None:
+    at = "2026-09-22T00:00:00Z"
+    await services.store.write(batch_of_rows([(POWER, parse_rfc3339(at), 33.0, 0)]))
+
+    then = await grafana.instant("ecmc_point", seconds("2026-09-22T00:04:00Z"))
+    stale = await grafana.instant("ecmc_point", seconds("2026-09-22T00:06:00Z"))
+
+    assert figures(then, "point") == {POWER: 33.0}
+    assert stale == []
+
+
+# who may ask ------------------------------------------------------------------------
+async def test_with_keys_grafana_s_header_opens_the_door(services: Services) -> None:
+    services.auth = auth_of("token:a-long-enough-key")
+    transport = httpx.ASGITransport(create_app(services))
+    async with httpx.AsyncClient(transport=transport, base_url="http://ecmc:8000/prometheus/api/v1") as http:
+        without = await http.get("/query", params={"query": "1+1"})
+        with_key = await http.get(
+            "/query", params={"query": "1+1"}, headers={"Authorization": "Bearer a-long-enough-key"}
+        )
+
+    assert (without.status_code, with_key.status_code) == (401, 200)
 
 
 # alarms ---------------------------------------------------------------------------
