@@ -174,6 +174,28 @@ async def test_a_peer_that_closes_mid_request_fails_it_at_once(device: FieldDevi
     assert took_s < 2.0
 
 
+async def test_a_gateway_that_hangs_up_over_one_unit_keeps_serving_the_others(
+    device: FieldDevice, client: str
+) -> None:
+    device.words = {0: 5}
+
+    async def hang_up_over_unit_2(request: Request) -> None:
+        if request.unit == 2:
+            request.writer.close()
+        else:
+            request.send(device.pdu(request))
+
+    device.answer = hang_up_over_unit_2
+    devices = {"m": [point("a", source(0))], "gone": [point("b", source(0))]}
+    plant = plant_of(devices, device.port, client=client)
+
+    async with driver_of(plant) as driver:
+        samples = await read_until(driver, lambda seen: len(good(seen, "a")) >= 8)
+
+    assert statuses(samples, "a") == [quality.GOOD] * len(statuses(samples, "a"))
+    assert set(statuses(samples, "b")) == {quality.BAD_NO_COMMUNICATION}
+
+
 async def test_a_peer_that_closes_idle_connections_is_read_without_a_gap(
     device: FieldDevice, client: str
 ) -> None:

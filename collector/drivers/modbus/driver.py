@@ -372,7 +372,8 @@ class ModbusDriver:
     async def _request(self, unit: Unit, function: int, address: int, count: int) -> tuple[bytes, int]:
         """The bytes, and the middle of the try that brought them.
 
-        A link that was closed meanwhile is made anew once.
+        A link that was closed meanwhile is made anew. Where it is closed again over the same question, that is
+        the unit's trouble (some gateways hang up on a unit they cannot reach), and the others keep the link.
         """
         tries = 1 + self._retries
         remade = False
@@ -385,12 +386,14 @@ class ModbusDriver:
                 self._silences = 0
                 middle_ns = (sent_ns + self._clock.now_ns()) // 2
                 return data, middle_ns - middle_ns % NS_PER_US
-            except LinkLost:
-                if remade:
-                    raise
-                remade = True
+            except LinkLost as why:
                 self._counters["reconnects"] += 1
                 await self._connect(links_made)
+                if remade and len(self._units) == 1:
+                    raise
+                if remade:
+                    raise DeviceSilent(f"{why}, whenever unit {unit.device.unit_id} is asked") from None
+                remade = True
                 continue
             except DeviceSilent:
                 unit.counters["timeouts"] += 1
