@@ -150,6 +150,9 @@ class Engine:
             )
         )
         self.live_points = self.points
+        self.readings_per_hour = max(
+            1.0, sum(3600.0 / max(self._period_s(point), 0.1) for point in self.points)
+        )
 
     def _kwh_per_unit(self, carrier: str, unit: str, edge: str) -> float:
         """kWh (or kW) in one unit of a metered quantity of that carrier."""

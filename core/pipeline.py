@@ -32,7 +32,10 @@ log = logging.getLogger(__name__)
 
 OPEN_INTERVAL_EVERY_NS = 10 * NS_PER_S  # how often an interval still filling is written
 LONG_RANGE_NS = 24 * HOUR_NS  # a longer dirty range is taken whole, without reading all that is in it
-CHUNK_HOURS = 7 * 24  # the longest window computed at once: memory stays bounded whatever the span
+CHUNK_HOURS = 7 * 24  # the longest window computed at once, and
+CHUNK_READINGS = (
+    4_000_000  # the most readings it may be expected to need: memory stays bounded whatever the span
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +180,9 @@ class Pipeline:
         hour_from = span.start_ns // HOUR_NS * HOUR_NS
         hour_to = -(-span.end_ns // HOUR_NS) * HOUR_NS
         at_ns = hour_from
+        chunk = max(1, min(CHUNK_HOURS, int(CHUNK_READINGS / self._engine.readings_per_hour)))
         while at_ns < hour_to:
-            until_ns = min(at_ns + CHUNK_HOURS * HOUR_NS, hour_to)
+            until_ns = min(at_ns + chunk * HOUR_NS, hour_to)
             last = until_ns == hour_to
             partial = span if hour_to - hour_from == HOUR_NS else None
             await self._compute_hours(at_ns, until_ns, partial, done if last else [], reason)

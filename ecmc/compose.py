@@ -43,6 +43,7 @@ from core.store.claim import EngineClaim
 from core.store.embedded import EmbeddedServer, running_dsn
 from core.store.postgres import PostgresStore
 from core.store.seam import WriteReport
+from core.store.upkeep import Retention, keep_store
 from ecmc.folder import data_folder
 
 log = logging.getLogger(__name__)
@@ -182,6 +183,7 @@ class Site:
             "live": self._run_live(),
             "alarms": self._alarms.run(),
             "watch": self._watch(),
+            "upkeep": keep_store(self._store, self._clock, Retention()),
             "http": serve(create_app(services), listening),
         }
         tasks = [asyncio.create_task(work, name=name) for name, work in parts.items()]

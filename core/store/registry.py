@@ -41,7 +41,10 @@ class Registry:
                 connection,
                 "point",
                 ("name", "device", "quantity", "unit", "kind", "feeds"),
-                [(p.id, p.device, p.quantity, p.unit, p.kind.value, p.id in feeding) for p in plant.points],
+                [
+                    (p.id, p.device, p.quantity, p.unit, p.kind.value, p.id in feeding or p.source is None)
+                    for p in plant.points
+                ],
             )
             await _upsert(
                 connection,

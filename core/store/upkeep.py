@@ -25,7 +25,7 @@ _RETAIN_EVERY = 60  # refreshes
 class Retention:
     """How long raw samples stay. Results stay for ever."""
 
-    feeding_days: int = 3660  # registers and powers that meter an edge: what results are proven with
+    feeding_days: int = 3660  # what meters an edge, which results are proven with, and what people brought in
     other_days: int = 30
     compress_after_days: int = 14  # late data is rare by then
 

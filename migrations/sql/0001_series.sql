@@ -18,7 +18,7 @@ CREATE TABLE ecmc.point (
     quantity text NOT NULL,
     unit     text NOT NULL,
     kind     text NOT NULL,
-    feeds    boolean NOT NULL DEFAULT false  -- meters an edge: kept for years
+    feeds    boolean NOT NULL DEFAULT false  -- meters an edge, or lives from import alone: kept for years
 );
 
 CREATE TABLE ecmc.edge (
