@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from core.clock import parse_rfc3339
-from core.plant.model import Edge, Kind, Label, Node, NodeKind, Plant, Point, PointMeter, Role
+from core.plant.model import Edge, Kind, Label, MqttSource, Node, NodeKind, Plant, Point, PointMeter, Role
 from core.results import SITE, Flow, IntervalEnergy, WindowResult
 from core.samples import NS_PER_S, Floats
 from core.store.postgres import PostgresStore
@@ -23,7 +23,10 @@ FLOWS = (Flow(1, "location", "zero-carbon-factory"), Flow(2, "location", "zero-c
 
 
 def small_plant(**changes: Any) -> Plant:
-    points = tuple(Point(f"p{i}", "active_energy_import_total", "kWh", Kind.COUNTER) for i in range(6))
+    source = MqttSource("meters/all", "$.kwh")  # a collected point: one without source is kept for years
+    points = tuple(
+        Point(f"p{i}", "active_energy_import_total", "kWh", Kind.COUNTER, source=source) for i in range(6)
+    )
     given: dict[str, Any] = {
         "id": "p",
         "name": Label("厂", "Plant"),
