@@ -154,3 +154,54 @@ def test_a_register_that_wraps_keeps_counting_T9(ecmc: Any, tmp_path: Path) -> N
     )
 
     assert [row["energy_kwh"] for row in energy] == pytest.approx([15.56], abs=1e-9)
+
+
+TWO_BUSES = """\
+plant: buses
+name: {zh: 双母线, en: Two buses}
+zone: Asia/Shanghai
+region: CN-CQ
+base_interval_s: 60
+method_sets: [ghg-protocol]
+network:
+  nodes:
+    - {id: grid-1, kind: source, carrier: electricity, origin: purchased, factor: 0.5306}
+    - {id: roof, kind: source, carrier: electricity, origin: own, factor: 0}
+    - {id: grid-2, kind: source, carrier: electricity, origin: purchased, factor: 0.6}
+    - {id: bus-1, kind: bus, carrier: electricity}
+    - {id: bus-2, kind: bus, carrier: electricity}
+    - {id: hall-1, kind: load, carrier: electricity}
+    - {id: hall-2, kind: load, carrier: electricity}
+  edges:
+    - {id: e-grid-1, from: grid-1, to: bus-1, meter: a.energy}
+    - {id: e-roof, from: roof, to: bus-1, meter: b.energy}
+    - {id: e-tie, from: bus-1, to: bus-2, meter: c.energy}
+    - {id: e-grid-2, from: grid-2, to: bus-2, meter: d.energy}
+    - {id: e-hall-1, from: bus-1, to: hall-1, meter: remainder}
+    - {id: e-hall-2, from: bus-2, to: hall-2, meter: remainder}
+"""
+
+
+def test_two_buses_mix_in_proportion_T10(ecmc: Any, tmp_path: Path) -> None:  # noqa: N802
+    points = "".join(f"{name}.energy,,,active_energy_import_total,kWh\n" for name in "abcd")
+    ecmc.write(plant_yaml=TWO_BUSES, points_csv="point,device,name,quantity,unit\n" + points)
+    ecmc.start()
+    power_kw = {"a": 100.0, "b": 50.0, "c": 90.0, "d": 30.0}
+    rows = [
+        (f"{name}.energy", MIDNIGHT + timedelta(minutes=minute), kw * minute / 60)
+        for name, kw in power_kw.items()
+        for minute in range(61)
+    ]
+
+    ecmc.import_(write_csv(tmp_path / "buses.csv", rows))
+    window = {"start": stamp(MIDNIGHT), "end": stamp(MIDNIGHT + timedelta(hours=1)), "bucket": "1h"}
+    intensity = {
+        row["node"]: row["intensity_kgco2e_per_kwh"]
+        for row in ecmc.get("/v1/intensity", node=["bus-1", "bus-2", "hall-2"], **window)
+    }
+    balance = ecmc.get("/v1/balance", node=["bus-1", "bus-2"], **window)
+
+    assert intensity["bus-1"] == pytest.approx(0.353733, abs=1e-6)
+    assert intensity["bus-2"] == pytest.approx(0.4153, abs=1e-6)
+    assert intensity["hall-2"] == pytest.approx(0.4153, abs=1e-6)
+    assert [row["residual_kwh"] for row in balance] == pytest.approx([0.0, 0.0], abs=1e-9)
