@@ -205,6 +205,7 @@ class Engine:
             stock_kg=stock_kg,
             soc_kwh=soc,
             interval_h=self.base_ns / HOUR_NS,
+            keep_mean=True,
         )
         return self._result(start_ns, network, traced, intensity, direct_kg, factor_ids)
 

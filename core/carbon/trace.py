@@ -174,6 +174,7 @@ class Tracer:
         soc_kwh: Floats | None = None,
         interval_h: float = 1.0,
         standing_loss_kwh: Floats | None = None,
+        keep_mean: bool = False,
     ) -> TraceResult:
         """Trace a window.
 
@@ -188,6 +189,9 @@ class Tracer:
                 for nobody knows the carbon of energy no meter saw.
             interval_h: Length of an interval, for the standing losses of the nodes.
             standing_loss_kwh: Shape (S, T), in their place.
+            keep_mean: Energy of unknown carbon joins a stock at the stock's own intensity, as anchoring does, so
+                that one blind interval does not blank a storage for as long as it is never quite empty. The
+                interval itself stays unknown. Without it the stock is unknown until it has been emptied.
 
         Raises:
             ValueError: Shapes do not fit, or an edge's energy is negative or infinite.
@@ -232,7 +236,7 @@ class Tracer:
             direct = None if direct_kg is None else direct_kg[:, :, part]
             flows = _Flows(self, edge_kwh[:, part], direct)
             sources = source_kappa[:, :, part]
-            self._run_stocks(flows, sources, direct, loss[:, part], soc[:, part], result, part)
+            self._run_stocks(flows, sources, direct, loss[:, part], soc[:, part], result, part, keep_mean)
             error = max(error, self._sweep_out(flows, sources, direct, result, part))
         object.__setattr__(result, "conservation_error", error)
         return result
@@ -324,6 +328,7 @@ class Tracer:
         soc_kwh: Floats,
         result: TraceResult,
         part: slice,
+        keep_mean: bool,
     ) -> None:
         """Move every stock through the chunk and write what each storage gives per kWh.
 
@@ -363,7 +368,10 @@ class Tracer:
         back = np.where(share == 0, 0.0, share * per_kg)  # of each kg held, what comes back into a store
         kg = result.stock_kg[:, :, part.start : part.stop + 1]
         for a in range(attributes):
-            kg[:, a, 1:] = _move_carbon(kg[:, a, 0].tolist(), keep, scale, back, fixed[:, a])
+            moved = keep, scale, back, fixed[:, a]
+            if keep_mean:
+                moved = _at_own_mean(held, *moved)
+            kg[:, a, 1:] = _move_carbon(kg[:, a, 0].tolist(), *moved)
         result.stock_kappa[:, :, part] = kg[:, :, :-1] * per_kg[:, None]
         result.anchored_kg[:, :, part] = 0.0
         for s in np.flatnonzero((scale != 1.0).any(axis=1)).tolist():
@@ -722,6 +730,23 @@ def _move_stock(
             kwh = report
         stock[t] = kwh
     return stock, keep, scaling, overdrawn
+
+
+def _at_own_mean(
+    held_kwh: Floats, keep: Floats, scale: Floats, back: Floats, fixed: Floats
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """The recurrence with every interval of unknown charge turned into one that keeps the stock's intensity."""
+    unknown = (np.isnan(fixed) | np.isnan(back).any(axis=1)) & (held_kwh[:, :-1] > 0)
+    if not unknown.any():
+        return keep, scale, back, fixed
+    kept = np.ones_like(scale)
+    np.divide(held_kwh[:, 1:], held_kwh[:, :-1], out=kept, where=unknown)
+    return (
+        np.where(unknown, 1.0, keep),
+        np.where(unknown, kept, scale),
+        np.where(unknown[:, None], 0.0, back),
+        np.where(unknown, 0.0, fixed),
+    )
 
 
 def _move_carbon(
