@@ -94,7 +94,7 @@ class WindowResult:
         through_kwh: Shape (N, T): energy leaving (of a load: arriving), its denominator.
         stock_kwh: Shape (S, H + 1) at each hour's start and the window's end.
         stock_kg: Shape (S, F, H + 1).
-        conservation_error: Largest relative break of carbon conservation in the window (ENGINE 5).
+        conservation_error: Largest relative break of carbon conservation in the window (docs/engine.md, 4).
         factor_ids: Ids of the factor rows used, by source node or burning node and flow.
     """
 

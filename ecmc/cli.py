@@ -1,4 +1,4 @@
-"""The `ecmc` command: what CONTRACT promises, each command a few lines over `ecmc.compose`.
+"""The `ecmc` command, each command a few lines over `ecmc.compose` and `ecmc.command`.
 
 Exit codes: 0 done; 1 done, and the answer is no; 2 could not be done, with the reason on stderr.
 """

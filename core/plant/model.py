@@ -190,7 +190,7 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node of the energy network, see ENGINE 2 of the documents (docs/engine.md).
+    """A node of the energy network, see docs/engine.md.
 
     Attributes:
         factor: `"grid"`, a factor id, or a number in kg per kWh; None for fuels and non-sources.
@@ -257,7 +257,7 @@ Meter = PointMeter | RemainderMeter | FormulaMeter
 class Edge:
     """Energy of one carrier from node to node; `carrier` is resolved from its ends.
 
-    `weight` is the allocation weight of a converter's or bus's output (C10 superseded, ENGINE 5).
+    `weight` is the allocation weight of a converter's or bus's output.
     """
 
     id: str
