@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from core.clock import rfc3339
 from core.errors import EcmcError, FaultyInput
 
 T = TypeVar("T")
@@ -98,7 +99,10 @@ def import_(
     for fault in report.faults:
         typer.echo(f"faulty line {fault.line}: {fault.reason}")
     for conflict in report.conflicts:
-        typer.echo(f"conflict {conflict}")
+        typer.echo(
+            f"conflict {conflict.point} {rfc3339(conflict.time_ns)}: {conflict.stored!r} stands, "
+            f"{conflict.offered!r} was offered"
+        )
     typer.echo(
         f"accepted {report.accepted}, repeated {report.repeated}, conflicting {report.conflict_count}, "
         f"faulty {len(report.faults)}" + (f", corrected {report.corrected}" if correct else "")
@@ -170,7 +174,7 @@ def _log_to_stderr() -> None:
 def main() -> None:
     """Entry point: errors we raise on purpose end as one plain message and exit code 2."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # an Exit raised by a command comes back as its code
     except FaultyInput as why:
         for fault in why.faults:
             typer.echo(str(fault))
@@ -178,8 +182,6 @@ def main() -> None:
     except EcmcError as why:
         typer.echo(f"ecmc: {why}", err=True)
         sys.exit(2)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
     except typer.Abort:
         sys.exit(130)
     except Exception as why:
@@ -188,3 +190,5 @@ def main() -> None:
             raise
         show()
         sys.exit(getattr(why, "exit_code", 2))
+    if isinstance(code, int):
+        sys.exit(code)
