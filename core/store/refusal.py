@@ -17,6 +17,7 @@ _AWAY = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that broke in the middle of its rollback
     pg.PostgresConnectionError,
     pg.OperatorInterventionError,  # shutting down, starting up, killed
     pg.InsufficientResourcesError,  # disk, memory, connections
