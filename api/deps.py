@@ -11,8 +11,10 @@ from fastapi import Depends, Request
 from api.security import Auth
 from core.alerts import Alarms
 from core.bus import LiveUpdate, LocalBus
+from core.carbon.factors import FactorLibrary
 from core.clock import Clock
 from core.health import Health
+from core.inventory import Inventory
 from core.plant.model import Plant
 from core.store.seam import Store
 
@@ -39,6 +41,8 @@ class Services:
         devices: Gives each device's state by device id; empty where no collector runs in this process.
         live: Gives the newest live picture, None before the first.
         indicators: Computes the indicators of [start_ns, end_ns) by one method set.
+        inventory: Makes the inventory of [start_ns, end_ns) by one method set.
+        library: Gives the factor library in force.
         boot: Names this run of the process; event ids carry it.
         auth: None: nobody is asked for a key.
     """
@@ -52,6 +56,8 @@ class Services:
     devices: Callable[[], Mapping[str, DeviceView]]
     live: Callable[[], LiveUpdate | None]
     indicators: Callable[[int, int, str], Awaitable[Sequence[Mapping[str, object]]]]
+    inventory: Callable[[int, int, str], Awaitable[Inventory]]
+    library: Callable[[], FactorLibrary]
     boot: str
     auth: Auth | None = None
 

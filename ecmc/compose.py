@@ -16,6 +16,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from api.app import create_app
@@ -33,6 +34,7 @@ from core.clock import SystemClock
 from core.engine import Engine
 from core.errors import EcmcError, StoreUnavailable
 from core.health import Health, Status
+from core.inventory import Inventories
 from core.live import Live
 from core.metrics import count_written
 from core.period import Periods
@@ -41,6 +43,7 @@ from core.plant.model import Plant
 from core.samples import SampleBatch
 from core.store.claim import EngineClaim
 from core.store.embedded import EmbeddedServer, running_dsn
+from core.store.factor_use import factors_used
 from core.store.postgres import PostgresStore
 from core.store.seam import WriteReport
 from core.store.upkeep import Retention, keep_store
@@ -154,6 +157,8 @@ class Site:
         self._collectors = Collectors(plant, spool, self._health)
         self._alarms = Alarms(plant, PostgresAlertLog(store.pool), self._bus, self._clock)
         self._periods = Periods(plant, store, engine.library)
+        self._inventories = Inventories(plant, store, engine.library, partial(factors_used, store.pool))
+        self._engine = engine
 
     async def run(
         self,
@@ -173,6 +178,8 @@ class Site:
             devices=self._collectors.devices,
             live=lambda: self._newest_live,
             indicators=self._periods.indicators,
+            inventory=self._inventories.of,
+            library=lambda: self._engine.library,
             boot=secrets.token_hex(4),
             auth=auth,
         )

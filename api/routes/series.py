@@ -46,7 +46,7 @@ async def emissions(
     nodes = known("node", node, _node_names(plant))
     span.guard(len(nodes) * len(Scope))
     series = await services.store.emissions(
-        nodes, span.start_ns, span.end_ns, span.bucket, basis.value, _method_set(plant, method_set)
+        nodes, span.start_ns, span.end_ns, span.bucket, basis.value, asked_method_set(plant, method_set)
     )
     return _rows("node", series)
 
@@ -64,7 +64,7 @@ async def intensity(
     nodes = known("node", node, _node_names(plant))
     span.guard(len(nodes))
     series = await services.store.intensity(
-        nodes, span.start_ns, span.end_ns, span.bucket, basis.value, _method_set(plant, method_set)
+        nodes, span.start_ns, span.end_ns, span.bucket, basis.value, asked_method_set(plant, method_set)
     )
     return _rows("node", series)
 
@@ -88,14 +88,15 @@ async def indicators(
 ) -> Json:
     """Indicators of a period."""
     span = period_span(plant, period)
-    return Json(await services.indicators(span.start_ns, span.end_ns, _method_set(plant, method_set)))
+    return Json(await services.indicators(span.start_ns, span.end_ns, asked_method_set(plant, method_set)))
 
 
 def _node_names(plant: Plant) -> list[str]:
     return [*plant.node_by_id, SITE]
 
 
-def _method_set(plant: Plant, asked: str | None) -> str:
+def asked_method_set(plant: Plant, asked: str | None) -> str:
+    """The method set asked for, the plant's first where none is."""
     if asked is None:
         return plant.method_sets[0]
     if asked not in plant.method_sets:

@@ -32,10 +32,12 @@ from core.plant.model import (
     Point,
     PointMeter,
     Protocol,
+    Statement,
 )
 from core.plant.network import Measured, checked_id, read_edges, read_nodes, region_codes
 from core.plant.pointlist import POINT_ID, point_list_file, read_point_list, topic_faults
 from core.plant.profile import MODBUS, Profile, ProfileShelf, device_point, filled_topic
+from core.plant.statement import read_statement
 
 
 def load_plant(folder: Path, profiles: Sequence[Path]) -> Plant:
@@ -107,6 +109,9 @@ class _Reading:
         node_by_id = {node.id: node for node in nodes}
         edges = read_edges(network, node_by_id, measured, self.factors) if network else []
         alerts = self._alerts(edges, base_interval_s, measured)
+        declared = entry.child("inventory")
+        nameable = {"grid", *node_by_id, *self.factors.series, *self.factors.row_by_id, *self.factors.fuels}
+        statement = read_statement(declared, nameable) if declared else Statement()
         entry.finish()
         names = ("plant.yaml", "points.csv", "points.xlsx", "alerts.yaml", "factors.csv")
         files = [file for name in names if (file := self.folder / name).is_file()] + self.shelf.files
@@ -127,6 +132,7 @@ class _Reading:
             folder=str(self.folder),
             fingerprint=_fingerprint(files),
             gap_after_s=gap_after_s,
+            statement=statement,
         )
 
     def _factors(self) -> FactorLibrary:

@@ -291,6 +291,34 @@ class AlertRule:
 
 
 @dataclass(frozen=True, slots=True)
+class Exclusion:
+    """A source of emissions left out of the inventory on purpose (ISO 14064-1:2018, 5.2.3: with its reason)."""
+
+    what: Label
+    scope: int
+    reason: Label
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What people declare about the plant's inventory; `inventory` in plant.yaml.
+
+    Attributes:
+        base_year: The year later ones are compared with; `base_year_kgco2e` where it lies before ecmc.
+        recalculation_threshold: Share of the base year's emissions from which a change of boundary or method
+            re-states it.
+        uncertainty: Half of the relative 95 % interval of a factor that does not state its own, by node id,
+            factor or fuel id, or `grid`.
+    """
+
+    base_year: int | None = None
+    base_year_kgco2e: float | None = None
+    recalculation_threshold: float = 0.05
+    exclusions: tuple[Exclusion, ...] = ()
+    uncertainty: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Plant:
     """A whole checked plant folder. Tuples keep the folder's order; the maps are for look-up."""
 
@@ -310,6 +338,7 @@ class Plant:
     folder: str
     fingerprint: str  # SHA-256 over the folder's files and the profiles used
     gap_after_s: float | None = None  # plant-wide; None: larger of 3 periods and 3 base intervals
+    statement: Statement = field(default_factory=Statement)
     point_table: PointTable = field(init=False)
     point_by_id: Mapping[str, Point] = field(init=False)
     device_by_id: Mapping[str, Device] = field(init=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -15,14 +16,17 @@ from api.promql import Aggregation, Selector, parse
 from api.security import auth_of
 from core.alerts import Alarms
 from core.bus import LiveNode, LiveUpdate, LocalBus
+from core.carbon.factors import FactorLibrary
 from core.clock import parse_rfc3339
 from core.errors import BadRequest, StoreUnavailable
 from core.health import Health
+from core.inventory import Inventories
 from core.plant.model import (
     Plant,
 )
 from core.quality import BAD
 from core.samples import NS_PER_S, PointTable, batch_of_rows, sample_batch
+from core.store.factor_use import factors_used
 from core.store.postgres import PostgresStore
 
 NOW = "2026-10-05T04:07:30Z"
@@ -111,6 +115,8 @@ async def services(filled: str, plant: Plant) -> AsyncIterator[Services]:
         devices=dict,
         live=lambda: live,
         indicators=indicators,
+        inventory=Inventories(plant, store, FactorLibrary.shipped(), partial(factors_used, store.pool)).of,
+        library=FactorLibrary.shipped,
         boot="b",
     )
     await store.close()

@@ -1,0 +1,222 @@
+"""The inventory of a period, and its download."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from api.answer import Json, LabelRow, times
+from api.deps import InPlant, InServices
+from api.routes.series import MethodSet, asked_method_set
+from api.table import InMedia, Sheet, download
+from api.window import period_span
+from core.carbon.factor_row import FactorRow
+from core.clock import datetime_of
+from core.inventory import CATEGORIES, Inventory, Line, Total
+from core.plant.model import Label, Plant
+from core.results import Basis
+from core.samples import Floats
+
+router = APIRouter(prefix="/v1", tags=["accounting"])
+
+Period = Annotated[str, Query(description="A year or month in the plant's zone: 2026, 2026-10.")]
+
+
+class LineRow(BaseModel):
+    line: str
+    kind: str
+    name: LabelRow
+    scope: int
+    category: int
+    basis: str | None
+    kgco2e: list[float | None]
+    total_kgco2e: float | None
+    biogenic_kgco2: float | None
+    energy_kwh: float | None
+    coverage: float | None
+    estimated_share: float | None
+    uncertainty: float | None
+    uncertainty_not_stated: list[str]
+    factors: list[str]
+
+
+class TotalRow(BaseModel):
+    scope: int
+    basis: str
+    kgco2e: list[float | None]
+    total_kgco2e: float | None
+    coverage: list[float | None]
+    uncertainty: float | None
+
+
+class FactorUseRow(BaseModel):
+    id: str
+    value: float
+    unit: str
+    source: str
+    document: str
+    region: str
+    level: str
+    kind: str
+    valid_from: str | None
+    published: str | None
+    confidence: str
+    unverified: bool
+    uncertainty: float | None
+    used_by: list[str]
+
+
+class InventoryAnswer(BaseModel):
+    plant: str
+    period: str
+    method_set: dict[str, Any]
+    base_year: dict[str, Any] | None
+    months: list[str]
+    month_starts: list[str]
+    categories: dict[str, LabelRow]
+    lines: list[LineRow]
+    totals: list[TotalRow]
+    biogenic_kgco2: list[float | None]
+    factors: list[FactorUseRow]
+    exclusions: list[dict[str, Any]]
+    uncertainty_not_stated: list[str]
+
+
+@router.get("/inventory", response_model=InventoryAnswer)
+async def inventory(
+    services: InServices,
+    plant: InPlant,
+    period: Period,
+    media: InMedia,
+    method_set: MethodSet = None,
+) -> Response:
+    """Scopes and ISO 14064-1 categories by month and basis, with the factors in use. CSV and XLSX on request."""
+    span = period_span(plant, period)
+    made = await services.inventory(span.start_ns, span.end_ns, asked_method_set(plant, method_set))
+    library = services.library()
+    rows = {row: library.row(row) for row in made.factors}
+    answer = _answer(plant, period, made, rows)
+    if media is not None:
+        return download(media, f"inventory-{plant.id}-{period}", lambda: _sheets(answer))
+    return Json(answer)
+
+
+def _answer(plant: Plant, period: str, made: Inventory, rows: dict[str, FactorRow]) -> dict[str, Any]:
+    method, statement = made.method, plant.statement
+    return {
+        "plant": plant.id,
+        "period": period,
+        "method_set": {
+            "id": method.id,
+            "name": _label(method.name),
+            "edition": method.edition,
+            "gwp_set": method.gwp_set,
+        },
+        "base_year": None
+        if statement.base_year is None
+        else {
+            "year": statement.base_year,
+            "kgco2e": statement.base_year_kgco2e,
+            "recalculation_threshold": statement.recalculation_threshold,
+        },
+        "months": [f"{datetime_of(ns).astimezone(plant.zone):%Y-%m}" for ns in made.month_ns.tolist()],
+        "month_starts": times(made.month_ns),
+        "categories": {str(number): _label(name) for number, name in CATEGORIES.items()},
+        "lines": [_line(line) for line in made.lines],
+        "totals": [_total(total) for total in made.totals],
+        "biogenic_kgco2": _numbers(made.biogenic_kg),
+        "factors": [_factor(row, made.factors[id_]) for id_, row in rows.items()],
+        "exclusions": [
+            {"what": _label(left_out.what), "scope": left_out.scope, "reason": _label(left_out.reason)}
+            for left_out in statement.exclusions
+        ],
+        "uncertainty_not_stated": list(made.unstated),
+    }
+
+
+def _line(line: Line) -> dict[str, Any]:
+    return {
+        "line": line.id,
+        "kind": line.kind.value,
+        "name": _label(line.name),
+        "scope": line.scope,
+        "category": line.category,
+        "basis": None if line.basis is None else line.basis.value,
+        "kgco2e": _numbers(line.kg),
+        "total_kgco2e": _number(line.total_kg),
+        "biogenic_kgco2": _number(line.total_biogenic_kg),
+        "energy_kwh": _number(line.energy_kwh),
+        "coverage": _number(line.coverage),
+        "estimated_share": _number(line.estimated_share),
+        "uncertainty": _number(line.uncertainty),
+        "uncertainty_not_stated": list(line.unstated),
+        "factors": list(line.factors),
+    }
+
+
+def _total(total: Total) -> dict[str, Any]:
+    return {
+        "scope": total.scope,
+        "basis": Basis(total.basis).value,
+        "kgco2e": _numbers(total.kg),
+        "total_kgco2e": _number(total.total_kg),
+        "coverage": _numbers(total.coverage),
+        "uncertainty": _number(total.uncertainty),
+    }
+
+
+def _factor(row: FactorRow, lines: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "value": row.value,
+        "unit": row.unit,
+        "source": row.source,
+        "document": row.document,
+        "region": row.region,
+        "level": row.level,
+        "kind": row.kind,
+        "valid_from": row.valid_from,
+        "published": row.published,
+        "confidence": row.confidence,
+        "unverified": row.unverified,
+        "uncertainty": row.uncertainty,
+        "used_by": list(lines),
+    }
+
+
+def _sheets(answer: dict[str, Any]) -> list[Sheet]:
+    """The inventory as rows of one line and month, then totals and factors."""
+    months = answer["months"]
+    keys = ("line", "scope", "category", "basis", "uncertainty", "coverage")
+    lines = [
+        [line[key] for key in keys] + [month, kg]
+        for line in answer["lines"]
+        for month, kg in zip(months, line["kgco2e"], strict=True)
+    ]
+    totals = [
+        [total["scope"], total["basis"], month, kg, coverage]
+        for total in answer["totals"]
+        for month, kg, coverage in zip(months, total["kgco2e"], total["coverage"], strict=True)
+    ]
+    factors = [list((row | {"used_by": " ".join(row["used_by"])}).values()) for row in answer["factors"]]
+    return [
+        Sheet("lines", (*keys, "month", "kgco2e"), lines),
+        Sheet("totals", ("scope", "basis", "month", "kgco2e", "coverage"), totals),
+        Sheet("factors", tuple(FactorUseRow.model_fields), factors),
+    ]
+
+
+def _label(label: Label) -> dict[str, str]:
+    return {"zh": label.zh, "en": label.en}
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _numbers(column: Floats) -> list[float | None]:
+    return [_number(value) for value in column.tolist()]

@@ -1,0 +1,98 @@
+"""A period's inventory: lines that add up to the site's own totals, each with its factors and how sure it is."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import pytest
+from openpyxl import load_workbook
+
+from core.carbon.factors import FactorLibrary
+
+SEPTEMBER_H, OCTOBER_H = 720.0, 744.0
+GAS = FactorLibrary.shipped().fuel("natural_gas@ndrc_other_industry").kgco2_per_kwh(oxidised=True)
+BIOMASS = FactorLibrary.shipped().fuel("other_solid_biomass@ipcc_2006").kgco2_per_kwh(oxidised=True)
+
+
+async def answer_of(office: Any, **query: str) -> dict[str, Any]:
+    answer = await office.http.get("/v1/inventory", params={"period": "2026", **query})
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def line(answer: dict[str, Any], id_: str, basis: str | None) -> dict[str, Any]:
+    (found,) = [row for row in answer["lines"] if row["line"] == id_ and row["basis"] == basis]
+    return dict(found)
+
+
+async def test_lines_by_month_are_energy_times_factor(office: Any) -> None:
+    answer = await answer_of(office)
+
+    months = dict(zip(answer["months"], line(answer, "boiler", None)["kgco2e"], strict=True))
+    assert months["2026-09"] == pytest.approx(50 * SEPTEMBER_H * GAS)
+    assert months["2026-10"] == pytest.approx(50 * OCTOBER_H * GAS)
+    assert months["2026-01"] is None  # a month without data is unknown, not zero
+    grid = line(answer, "grid", "location")
+    factor = next(row for row in answer["factors"] if row["id"] in grid["factors"])
+    assert grid["kgco2e"][9] == pytest.approx(100 * OCTOBER_H * factor["value"])
+    assert grid["scope"] == 2
+    assert grid["category"] == 2
+
+
+async def test_lines_add_up_to_the_sites_totals(office: Any) -> None:
+    answer = await answer_of(office)
+
+    assert not [row for row in answer["lines"] if row["kind"] == "difference"]
+    for total in answer["totals"]:
+        rows = [
+            row["total_kgco2e"] or 0.0
+            for row in answer["lines"]
+            if row["scope"] == total["scope"] and row["basis"] in (None, total["basis"])
+        ]
+        assert sum(rows) == pytest.approx(total["total_kgco2e"], rel=1e-9)
+
+
+async def test_biogenic_carbon_stands_apart(office: Any) -> None:
+    answer = await answer_of(office)
+
+    assert line(answer, "stove", None)["total_kgco2e"] == 0.0
+    assert answer["biogenic_kgco2"][8] == pytest.approx(10 * SEPTEMBER_H * BIOMASS)
+
+
+async def test_uncertainty_joins_meter_and_factor_and_says_what_is_not_stated(office: Any) -> None:
+    answer = await answer_of(office)
+
+    assert line(answer, "grid", "location")["uncertainty"] == pytest.approx((0.01**2 + 0.05**2) ** 0.5)
+    assert line(answer, "boiler", None)["uncertainty"] == pytest.approx((0.02**2 + 0.03**2) ** 0.5)
+    assert answer["uncertainty_not_stated"] == []  # roof and straw carry no carbon: nothing to be unsure of
+
+
+async def test_the_statement_of_the_plant_stands_with_it(office: Any) -> None:
+    answer = await answer_of(office)
+
+    assert answer["base_year"] == {"year": 2025, "kgco2e": 120000.0, "recalculation_threshold": 0.05}
+    assert answer["exclusions"][0]["reason"]["en"] == "below the significance threshold"
+    assert "designed toward" in answer["method_set"]["edition"]
+
+
+async def test_it_can_be_kept_as_csv_and_xlsx(office: Any) -> None:
+    as_csv = await office.http.get("/v1/inventory", params={"period": "2026-10", "format": "csv"})
+    as_xlsx = await office.http.get("/v1/inventory", params={"period": "2026-10", "format": "xlsx"})
+
+    rows = list(csv.DictReader(io.StringIO(as_csv.content.decode("utf-8-sig"))))
+    boiler = next(row for row in rows if row["line"] == "boiler")
+    assert float(boiler["kgco2e"]) == pytest.approx(50 * OCTOBER_H * GAS)
+    assert boiler["month"] == "2026-10"
+    book = load_workbook(io.BytesIO(as_xlsx.content), read_only=True)
+    assert book.sheetnames == ["lines", "totals", "factors"]
+    assert "attachment" in as_xlsx.headers["content-disposition"]
+
+
+async def test_a_format_nobody_knows_is_named(office: Any) -> None:
+    answer = await office.http.get("/v1/inventory", params={"period": "2026", "format": "pdf"})
+
+    assert answer.status_code in (400, 422)
+    assert "pdf" in answer.json()["detail"]
