@@ -13,6 +13,7 @@ from core.alerts import Alarms
 from core.bus import LiveUpdate, LocalBus
 from core.carbon.factors import FactorLibrary
 from core.clock import Clock
+from core.explain import Explanations
 from core.health import Health
 from core.inventory import Inventory
 from core.plant.model import Plant
@@ -45,6 +46,7 @@ class Services:
         library: Gives the factor library in force.
         boot: Names this run of the process; event ids carry it.
         auth: None: nobody is asked for a key.
+        explain: Opens figures; None where this process has no results.
     """
 
     plant: Callable[[], Plant]
@@ -60,6 +62,7 @@ class Services:
     library: Callable[[], FactorLibrary]
     boot: str
     auth: Auth | None = None
+    explain: Explanations | None = None
 
 
 def _services(request: Request) -> Services:

@@ -177,6 +177,15 @@ class Engine:
             return int(self.plant.gap_after_s * NS_PER_S)
         return max(int(3 * period_s * NS_PER_S), 3 * self.base_ns)
 
+    def kwh_per_unit(self, edge: str) -> float:
+        """kWh in one unit of what the edge's meter counts.
+
+        Raises:
+            KeyError: No register meters the edge.
+        """
+        rows = {metered.edge: row for row, metered in enumerate(self._by_register)}
+        return self._kwh_of_register[rows[edge]]
+
     # -- computing ------------------------------------------------------------
 
     def compute(

@@ -33,6 +33,7 @@ from core.carbon.factors import FactorLibrary
 from core.clock import SystemClock
 from core.engine import Engine
 from core.errors import EcmcError, StoreUnavailable
+from core.explain import Explanations
 from core.health import Health, Status
 from core.inventory import Inventories
 from core.live import Live
@@ -159,6 +160,12 @@ class Site:
         self._periods = Periods(plant, store, engine.library)
         self._inventories = Inventories(plant, store, engine.library, partial(factors_used, store.pool))
         self._engine = engine
+        self._explanations = Explanations(
+            lambda _: self._plant,
+            store,
+            lambda: self._engine.library,
+            lambda edge, _: self._engine.kwh_per_unit(edge),
+        )
 
     async def run(
         self,
@@ -182,6 +189,7 @@ class Site:
             library=lambda: self._engine.library,
             boot=secrets.token_hex(4),
             auth=auth,
+            explain=self._explanations,
         )
         self._health.report("store", Status.OK)
         parts = {

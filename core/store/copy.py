@@ -91,16 +91,33 @@ async def copy_out(
     connection: asyncpg.Connection[Any], query: str, kinds: Sequence[str]
 ) -> list[npt.NDArray[Any]]:
     """Columns of a query without parameters and without NULLs; `kinds` of them as numpy writes them: i2 i4 i8 f8."""
+    return await copy_out_blocks(connection, query, kinds, (), 0)
+
+
+async def copy_out_blocks(
+    connection: asyncpg.Connection[Any],
+    query: str,
+    kinds: Sequence[str],
+    arrays: Sequence[str],
+    length: int,
+) -> list[npt.NDArray[Any]]:
+    """The same for a query whose last columns are arrays of `length` elements without NULLs; shape (n, length)."""
     parts: list[bytes] = []
 
     async def keep(data: bytes) -> None:
         parts.append(data)
 
     await connection.copy_from_query(query, output=keep, format="binary")
-    fields: list[tuple[str, str]] = [("fields", ">i2")]
+    fields: list[tuple[str, Any]] = [("fields", ">i2")]
     for i, kind in enumerate(kinds):
         fields += [(f"size{i}", ">i4"), (f"value{i}", f">{kind}")]
-    dtype = np.dtype(fields)
+    for i, kind in enumerate(arrays, start=len(kinds)):
+        element = np.dtype([("size", ">i4"), ("value", f">{kind}")])
+        array = np.dtype([("head", _ARRAY_HEAD), ("elements", element, (length,))])
+        fields += [(f"size{i}", ">i4"), (f"value{i}", array)]
     body = memoryview(b"".join(parts))[len(_SIGNATURE) : -len(_TRAILER)]
-    rows = np.frombuffer(body, dtype=dtype)
-    return [rows[f"value{i}"].astype(kind) for i, kind in enumerate(kinds)]
+    rows = np.frombuffer(body, dtype=np.dtype(fields))
+    scalars = [rows[f"value{i}"].astype(kind) for i, kind in enumerate(kinds)]
+    return scalars + [
+        rows[f"value{i}"]["elements"]["value"].astype(kind) for i, kind in enumerate(arrays, start=len(kinds))
+    ]

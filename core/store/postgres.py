@@ -31,15 +31,18 @@ from core.store.registry import Registry
 from core.store.seam import (
     Bucket,
     Conflict,
+    CorrectedSample,
     Correction,
     DirtyRange,
     LatestColumns,
     Run,
+    RunSpan,
     Series,
     Stocks,
     WriteReport,
 )
 from core.store.series import Space, Tier, compress, retain, tier_of
+from core.store.window import read_window
 from migrations import migrate
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
@@ -248,6 +251,53 @@ class PostgresStore:
     async def first_hour(self) -> int | None:
         async with self._connection() as connection:
             return await result.first_hour(connection)
+
+    # pedigree --------------------------------------------------------------
+    async def window(
+        self,
+        start_ns: int,
+        end_ns: int,
+        edges: Sequence[str],
+        nodes: Sequence[str],
+        flows: Sequence[Flow],
+        storages: Sequence[str] = (),
+        revision: int | None = None,
+    ) -> WindowResult:
+        async with self._connection() as connection:
+            return await read_window(
+                connection,
+                start_ns,
+                end_ns,
+                (edges, await self._ids(connection, "edge", edges)),
+                (nodes, await self._ids(connection, "node", nodes)),
+                (flows, await self._registry.flow_ids(connection, flows)),
+                (storages, await self._ids(connection, "node", storages)),
+                revision,
+            )
+
+    async def runs(self, start_ns: int, end_ns: int) -> list[RunSpan]:
+        async with self._connection() as connection:
+            return await result.runs(connection, start_ns, end_ns)
+
+    async def corrections(
+        self, points: Sequence[str], start_ns: int, end_ns: int, limit: int
+    ) -> list[CorrectedSample]:
+        async with self._connection() as connection:
+            ids = await self._registry.ids(connection, "point", points)
+            rows = await reader.corrections(connection, ids[ids >= 0].tolist(), start_ns, end_ns, limit)
+            names = await self._registry.point_names(connection, (row["point_id"] for row in rows))
+        return [
+            CorrectedSample(
+                name,
+                time_ns_of(row["time"]),
+                row["old_value"],
+                row["new_value"],
+                row["who"],
+                row["why"],
+                time_ns_of(row["at"]),
+            )
+            for name, row in zip(names, rows, strict=True)
+        ]
 
     # series ----------------------------------------------------------------
     async def energy(self, edge: Sequence[str], start_ns: int, end_ns: int, bucket: Bucket) -> Series:

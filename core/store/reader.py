@@ -143,3 +143,17 @@ async def newest(connection: asyncpg.Connection[Any], ids: list[int] | None) -> 
     point, time, value, status = await copy_out(connection, query, ("i4", "i8", "f8", "i2"))
     rows = Rows(point, time_ns_of_pg(time), value, status)
     return rows.take(np.argsort(rows.point))
+
+
+async def corrections(
+    connection: asyncpg.Connection[Any], ids: list[int], start_ns: int, end_ns: int, limit: int
+) -> list[asyncpg.Record]:
+    """What was corrected in [start, end), newest correction first."""
+    return await connection.fetch(
+        "SELECT point_id, time, old_value, new_value, who, why, at FROM ecmc.correction"
+        " WHERE point_id = ANY($1) AND time >= $2 AND time < $3 ORDER BY at DESC, id DESC LIMIT $4",
+        ids,
+        datetime_of(start_ns),
+        datetime_of(end_ns),
+        limit,
+    )

@@ -16,7 +16,7 @@ from core.samples import Floats, Times
 from core.store.bucket import EMISSION, ENERGY, NODE, Family
 from core.store.copy import copy_in, pg_time
 from core.store.rollup import QUARTER_NS, Ends, Parts, window_parts
-from core.store.seam import Run
+from core.store.seam import Run, RunSpan
 
 _LOCK = 0x65636D65  # results have one writer at a time
 _TABLES = (
@@ -221,3 +221,32 @@ async def stocks_at(
 async def first_hour(connection: asyncpg.Connection[Any]) -> int | None:
     hour = await connection.fetchval("SELECT min(hour) FROM ecmc.run")
     return None if hour is None else time_ns_of(hour)
+
+
+_RUNS = """
+SELECT min(hour) AS start, max(hour) + interval '1 hour' AS "end", min(known_at) AS first, max(known_at) AS last,
+       plant_fingerprint, reason, max(conservation_error) AS conservation_error
+FROM (
+    SELECT *, hour - interval '1 hour' * row_number() OVER (PARTITION BY plant_fingerprint, reason ORDER BY hour)
+        AS stretch
+    FROM ecmc.run WHERE hour >= $1 AND hour < $2
+) AS runs
+GROUP BY plant_fingerprint, reason, stretch
+ORDER BY start
+"""
+
+
+async def runs(connection: asyncpg.Connection[Any], start_ns: int, end_ns: int) -> list[RunSpan]:
+    rows = await connection.fetch(_RUNS, datetime_of(start_ns // HOUR_NS * HOUR_NS), datetime_of(end_ns))
+    return [
+        RunSpan(
+            time_ns_of(row["start"]),
+            time_ns_of(row["end"]),
+            time_ns_of(row["first"]),
+            time_ns_of(row["last"]),
+            row["plant_fingerprint"],
+            row["reason"],
+            row["conservation_error"],
+        )
+        for row in rows
+    ]

@@ -85,6 +85,32 @@ class Run:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class RunSpan:
+    """Neighbouring hours computed with one plant revision for one reason; [start_ns, end_ns)."""
+
+    start_ns: int
+    end_ns: int
+    first_known_at_ns: int
+    last_known_at_ns: int
+    plant_fingerprint: str
+    reason: str
+    conservation_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectedSample:
+    """A stored value that was replaced on record."""
+
+    point: str
+    time_ns: int
+    old: float
+    new: float
+    who: str
+    why: str
+    at_ns: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Stocks:
     """Storage stocks at one instant: shape (S,) kWh and (S, F) kg, in the order of the names."""
@@ -165,6 +191,27 @@ class Store(Protocol):
 
     async def first_hour(self) -> int | None:
         """Start of the first computed hour."""
+
+    # pedigree --------------------------------------------------------------
+    async def window(
+        self,
+        start_ns: int,
+        end_ns: int,
+        edges: Sequence[str],
+        nodes: Sequence[str],
+        flows: Sequence[Flow],
+        storages: Sequence[str] = (),
+        revision: int | None = None,
+    ) -> WindowResult:
+        """Stored results of whole hours, NaN where none are; sealed hours as `revision` had them where given."""
+
+    async def runs(self, start_ns: int, end_ns: int) -> list[RunSpan]:
+        """Which computations the results of [start, end) come from, in time order."""
+
+    async def corrections(
+        self, points: Sequence[str], start_ns: int, end_ns: int, limit: int
+    ) -> list[CorrectedSample]:
+        """Values replaced on record in [start, end), newest correction first."""
 
     # series ----------------------------------------------------------------
     async def energy(self, edge: Sequence[str], start_ns: int, end_ns: int, bucket: Bucket) -> Series:
