@@ -78,6 +78,7 @@ class Engine:
     ) -> None:
         self.plant = plant
         self.library = library
+        self.events = tuple(events)
         self.fingerprint = plant.fingerprint
         self.base_ns = plant.base_interval_s * NS_PER_S
         self.step_spread_ns = STEP_SPREAD_NS
@@ -205,7 +206,9 @@ class Engine:
         soc = self._soc_kwh(columns, edges_ns)
         intensity, factor_ids = self._source_intensity(edges_ns[:-1], known_at_ns)
         direct_kg = self._direct_kg(network.energy.energy_kwh)
-        stock_kwh, stock_kg = self._first_stocks(stocks, soc, intensity)
+        to_hour = (HOUR_NS - start_ns % HOUR_NS) // self.base_ns
+        first_soc = None if soc is None else soc[:, :to_hour]  # the same whatever the window's end is
+        stock_kwh, stock_kg = self._first_stocks(stocks, first_soc, intensity)
         traced = self._tracer.trace(
             network.energy.energy_kwh,
             intensity,
@@ -386,9 +389,12 @@ class Engine:
     def _first_stocks(
         self, stocks: Stocks | None, soc_kwh: Floats | None, intensity: Floats
     ) -> tuple[Floats, Floats]:
-        """Stocks to begin from, shape (S,) and (S, F)."""
+        """Stocks to begin from, shape (S,) and (S, F); a storage `stocks` says nothing of begins by itself."""
+        held = None
         if stocks is not None:
-            return stocks.kwh, stocks.kg
+            stocks, held = stocks.onto(self.storages, self.flows)
+            if held.all():
+                return stocks.kwh, stocks.kg
         kwh = np.zeros(len(self.storages))
         for row, _, _ in self._soc:
             reported = soc_kwh[row][np.isfinite(soc_kwh[row])] if soc_kwh is not None else np.empty(0)
@@ -399,7 +405,9 @@ class Engine:
             if node.origin is Origin.PURCHASED and node.carrier == "electricity":
                 kg = kwh[:, None] * np.nan_to_num(intensity[row, :, 0])[None, :]
                 break
-        return kwh, kg
+        if stocks is None or held is None:
+            return kwh, kg
+        return np.where(held, stocks.kwh, kwh), np.where(held[:, None], stocks.kg, kg)
 
     # -- the live picture ------------------------------------------------------
 

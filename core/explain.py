@@ -11,7 +11,7 @@ an answer that does not add up shows it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeVar
@@ -20,10 +20,11 @@ from urllib.parse import urlencode
 import numpy as np
 
 from core.carbon.factor_row import FactorRow
-from core.carbon.factors import FactorLibrary
 from core.carbon.method import MethodSet, combustion_kg_per_kwh, method_set, source_factors
 from core.clock import rfc3339
+from core.engine import Engine
 from core.errors import BadRequest
+from core.history import History
 from core.inventory import fuel_of
 from core.plant.model import (
     Device,
@@ -247,25 +248,20 @@ class EdgeExplained:
 
 
 class Explanations:
-    """Opens figures of one plant.
+    """Opens figures of one plant."""
 
-    Args:
-        plant: The model in force at a time.
-        library: The factor rows in force.
-        kwh_per_unit: kWh in one unit of what an edge's meter counts, by edge id at a time.
-    """
-
-    def __init__(
-        self,
-        plant: Callable[[int], Plant],
-        store: Store,
-        library: Callable[[], FactorLibrary],
-        kwh_per_unit: Callable[[str, int], float],
-    ) -> None:
-        self._plant = plant
+    def __init__(self, history: History, store: Store) -> None:
+        self._history = history
         self.store = store
-        self.library = library
-        self._kwh_per_unit = kwh_per_unit
+
+    async def _model(self, start_ns: int, end_ns: int, name: str) -> Engine:
+        """The newest model within [start, end) that has the node or edge; the newest at all where none does."""
+        await self._history.refresh()
+        models = [
+            segment.engine for segment in await self._history.segments(start_ns, max(end_ns, start_ns + 1))
+        ]
+        there = (m for m in reversed(models) if name in m.nodes or name in m.edge_names)
+        return next(there, models[-1])
 
     async def node(
         self,
@@ -288,12 +284,13 @@ class Explanations:
         Raises:
             BadRequest: The range is longer than a year, empty, or the node was not there then.
         """
-        plant = self._plant(start_ns)
+        model = await self._model(start_ns, end_ns, name)
+        plant = model.plant
         flow = Flow(scope, basis, method_set_id)
         opened = await _Opened.read(
             self.store, plant, name, _edges_of(plant, name), start_ns, end_ns, flow, revision
         )
-        return await _NodeOpening(self, plant, opened, name).answer(limit, from_ns)
+        return await _NodeOpening(self, model, opened, name).answer(limit, from_ns)
 
     async def edge(
         self, name: str, start_ns: int, end_ns: int, limit: int = 60, from_ns: int | None = None
@@ -303,7 +300,8 @@ class Explanations:
         Raises:
             BadRequest: As `node`.
         """
-        plant = self._plant(start_ns)
+        model = await self._model(start_ns, end_ns, name)
+        plant = model.plant
         edge = _known(plant.edge_by_id, "edge", name)
         inputs = _inputs(plant, edge)
         flow = Flow(Scope.ENERGY_INDIRECT, "location", plant.method_sets[0])
@@ -325,7 +323,7 @@ class Explanations:
             formula_source=source,
             meter=meter,
             inputs=tuple(self._input(opened, one) for one in inputs),
-            register=self._register(meter, readings, opened),
+            register=_register(model, meter, readings, opened),
             readings=tuple(_reading(readings, i) for i in range(len(readings))),
             marks=energy.marks,
             marked=marked,
@@ -364,25 +362,6 @@ class Explanations:
             np.array([parts[w].value[i] for w, i in chosen], dtype=np.float64),
             np.array([parts[w].status[i] for w, i in chosen], dtype=np.int16),
         )
-
-    def _register(self, meter: Meter, readings: SampleBatch, opened: _Opened) -> dict[str, float] | None:
-        """The register at the window's ends, read between its neighbours."""
-        if meter.kind != "register" or meter.point not in readings.points.index:
-            return None
-        mine = readings.point == readings.points.index[meter.point]
-        time_ns, value = readings.time_ns[mine], readings.value[mine]
-        if time_ns.size == 0 or time_ns[0] > opened.start_ns or time_ns[-1] < opened.end_ns:
-            return None
-        origin = int(time_ns[0])  # floats hold a window's nanoseconds, not an epoch's
-        at = np.array([opened.start_ns - origin, opened.end_ns - origin], dtype=np.float64)
-        first, last = np.interp(at, (time_ns - origin).astype(np.float64), value).tolist()
-        per_unit = self._kwh_per_unit(meter.edge, opened.start_ns)
-        return {
-            "at_start": first,
-            "at_end": last,
-            "kwh_per_unit": per_unit,
-            "difference_kwh": (last - first) * per_unit,
-        }
 
     async def corrections(self, meters: Sequence[Meter], opened: _Opened) -> tuple[Corrected, ...]:
         points = [p for m in meters for p in (m.point, m.power_point) if p is not None]
@@ -549,12 +528,13 @@ class _Opened:
 class _NodeOpening:
     """One node's figure, being opened."""
 
-    def __init__(self, to: Explanations, plant: Plant, opened: _Opened, name: str) -> None:
+    def __init__(self, to: Explanations, model: Engine, opened: _Opened, name: str) -> None:
         self._to = to
-        self._plant = plant
+        self._plant = model.plant
+        self._library = model.library
         self._opened = opened
         self._name = name
-        self._node = plant.node_by_id.get(name)
+        self._node = model.plant.node_by_id.get(name)
         self._method: MethodSet = method_set(opened.flow.method_set)
         self._factors: dict[str, FactorUsed] = {}
         self._columns: list[tuple[str, Floats, Floats]] = []  # item id, kWh and kg by interval
@@ -638,7 +618,7 @@ class _NodeOpening:
         """What burning brings, in scope 1 alone."""
         if self._opened.flow.scope != Scope.DIRECT:
             return []
-        fuel = self._to.library().fuel(fuel_of(self._plant, node))
+        fuel = self._library.fuel(fuel_of(self._plant, node))
         kg_per_kwh = combustion_kg_per_kwh(fuel, self._method)
         terms = (
             f"NCV {fuel.ncv_gj!r} GJ/{fuel.amount_unit}, carbon {fuel.carbon_t_per_gj!r} t/GJ, "
@@ -699,13 +679,13 @@ class _NodeOpening:
             known_at_ns,
             self._plant.zone,
             self._plant.region,
-            self._to.library(),
+            self._library,
         )
         known = not np.isnan(column.kg_per_kwh).any()
         if time_ns.size == 1 or (len(column.row_ids) <= 1 and known) or not column.row_ids:
             row_id = column.row_ids[0] if column.row_ids else None
             if row_id is not None and row_id not in self._factors:
-                row = self._to.library().row(row_id)
+                row = self._library.row(row_id)
                 self._factors[row_id] = _factor(row, float(column.kg_per_kwh[0]))
             return [row_id] * time_ns.size
         half = time_ns.size // 2
@@ -835,6 +815,26 @@ def _address(plant: Plant, point: Point, device: Device | None) -> dict[str, obj
     if isinstance(source, MqttSource):
         return {**link, "topic": source.topic, "json_path": source.json_path, "scale": source.scale}
     return None
+
+
+def _register(model: Engine, meter: Meter, readings: SampleBatch, opened: _Opened) -> dict[str, float] | None:
+    """The register at the window's ends, read between its neighbours."""
+    if meter.kind != "register" or meter.point not in readings.points.index:
+        return None
+    mine = readings.point == readings.points.index[meter.point]
+    time_ns, value = readings.time_ns[mine], readings.value[mine]
+    if time_ns.size == 0 or time_ns[0] > opened.start_ns or time_ns[-1] < opened.end_ns:
+        return None
+    origin = int(time_ns[0])  # floats hold a window's nanoseconds, not an epoch's
+    at = np.array([opened.start_ns - origin, opened.end_ns - origin], dtype=np.float64)
+    first, last = np.interp(at, (time_ns - origin).astype(np.float64), value).tolist()
+    per_unit = model.kwh_per_unit(meter.edge)
+    return {
+        "at_start": first,
+        "at_end": last,
+        "kwh_per_unit": per_unit,
+        "difference_kwh": (last - first) * per_unit,
+    }
 
 
 def _energy_rule(meter: Meter) -> tuple[str, str]:

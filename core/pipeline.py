@@ -23,6 +23,7 @@ from core.clock import Clock, rfc3339
 from core.engine import Engine
 from core.errors import StoreUnavailable
 from core.health import Health, Status
+from core.history import History, Segment
 from core.metrics import ENGINE_LAG_S, ENGINE_SECONDS, ENGINE_WINDOWS
 from core.results import HOUR_NS, WindowResult
 from core.samples import NS_PER_S, SampleBatch
@@ -47,8 +48,11 @@ class Span:
 
 
 class Pipeline:
+    """The one that computes a plant's results; `history` says with which model."""
+
     def __init__(self, engine: Engine, store: Store, bus: LocalBus, health: Health, clock: Clock) -> None:
         self._engine = engine
+        self.history = History(engine, store)
         self._store = store
         self._bus = bus
         self._health = health
@@ -60,8 +64,9 @@ class Pipeline:
         self._known_at_ns: int | None = None
 
     def adopt(self, engine: Engine) -> None:
-        """Compute with a new plant revision from here on."""
+        """Run with a new plant model; the store says from when on it holds."""
         self._engine = engine
+        self.history.adopt(engine)
         self._open = None
 
     def stocks_now(self) -> Stocks | None:
@@ -113,6 +118,7 @@ class Pipeline:
         if not ranges:
             ENGINE_LAG_S.set(0.0)
             return False
+        await self.history.refresh()
         if not self._engine.points:  # a plant without a metered network: nothing to compute
             await self._store.forget_dirty([r.id for r in ranges])
             return True
@@ -140,6 +146,7 @@ class Pipeline:
         try:
             span = Span(start_ns // HOUR_NS * HOUR_NS, -(-end_ns // HOUR_NS) * HOUR_NS)
             self._open = None
+            await self.history.refresh()
             await self._compute_span(span, [], reason)
         finally:
             self._known_at_ns = None
@@ -147,11 +154,12 @@ class Pipeline:
     async def _influence(self, ranges: Sequence[DirtyRange]) -> list[Span]:
         """What the changed readings can influence, as few spans, oldest first."""
         base_ns = self._engine.base_ns
-        mine = frozenset(self._engine.points)
         spans: list[Span] = []
         for group in _grouped(ranges):
             start_ns = min(r.start_ns for r in group)
             end_ns = max(r.end_ns for r in group)
+            models = await self.history.segments(start_ns, end_ns + 1)
+            mine = frozenset(point for model in models for point in model.engine.points)
             reach = start_ns, end_ns
             if any(r.reason in ("samples", "correction") for r in group):
                 points: set[str] = set()
@@ -183,6 +191,7 @@ class Pipeline:
         chunk = max(1, min(CHUNK_HOURS, int(CHUNK_READINGS / self._engine.readings_per_hour)))
         while at_ns < hour_to:
             until_ns = min(at_ns + chunk * HOUR_NS, hour_to)
+            until_ns = next(iter(self.history.hours_of_change(at_ns, until_ns)), until_ns)
             last = until_ns == hour_to
             partial = span if hour_to - hour_from == HOUR_NS else None
             await self._compute_hours(at_ns, until_ns, partial, done if last else [], reason)
@@ -191,15 +200,16 @@ class Pipeline:
     async def _compute_hours(
         self, start_ns: int, end_ns: int, span: Span | None, done: Sequence[int], reason: str
     ) -> None:
-        engine = self._engine
-        patched = await self._patched(span) if span is not None else None
+        known_at_ns = self._known_at_ns or self._clock.now_ns()
+        segments = await self.history.segments(start_ns, end_ns)
+        patched = await self._patched(span, segments, known_at_ns) if span is not None else None
         if patched is None:
-            before = await self._store.stocks(start_ns, engine.storages, engine.flows)
-            result = await self._computed(start_ns, end_ns, before)
+            before = await self._stocks_before(start_ns, segments[0].engine)
+            result = await self._computed(segments, before, known_at_ns)
         else:
             result = patched
-        stocks_then = await self._store.stocks(end_ns, engine.storages, engine.flows)
-        run = Run(self._known_at_ns or self._clock.now_ns(), engine.fingerprint, reason)
+        stocks_then = await self._store.stocks(end_ns, result.storages, result.flows)
+        run = Run(known_at_ns, segments[-1].engine.fingerprint, reason)
         await self._store.write_window(result, run, done)
         ENGINE_WINDOWS.inc()
         newest_ns = self._open.start_ns if self._open is not None else -1
@@ -212,25 +222,53 @@ class Pipeline:
             await self._store.mark_dirty(end_ns, reach_ns, None, "stock")
         log.debug("window %s .. %s computed (%s)", rfc3339(start_ns), rfc3339(end_ns), reason)
 
-    async def _patched(self, span: Span) -> WindowResult | None:
+    async def _stocks_before(self, start_ns: int, engine: Engine) -> Stocks | None:
+        """What the hour before left in the storages; None where it was never computed.
+
+        Stocks stored at an hour that nothing leads up to are how that hour began by itself, which it does anew:
+        so they do not depend on which of its readings came first.
+        """
+        if not engine.storages or not await self._store.has_run(start_ns - HOUR_NS):
+            return None
+        model = await self.history.engine_at(start_ns - 1)
+        carried = [name for name in engine.storages if name in model.storages]
+        return await self._store.stocks(start_ns, carried, engine.flows)
+
+    async def _patched(
+        self, span: Span, segments: Sequence[Segment], known_at_ns: int
+    ) -> WindowResult | None:
         """The newest hour with only the span's base intervals computed anew; None where that hour isn't at hand."""
-        hour, engine = self._open, self._engine
-        if hour is None or hour.start_ns != span.start_ns // HOUR_NS * HOUR_NS:
+        hour, engine = self._open, segments[0].engine
+        if hour is None or hour.start_ns != span.start_ns // HOUR_NS * HOUR_NS or len(segments) > 1:
+            return None
+        if (hour.edges, hour.nodes, hour.base_ns) != (engine.edge_names, engine.nodes, engine.base_ns):
             return None
         stock_kwh, stock_kg = hour.interval_stock_kwh, hour.interval_stock_kg
         if stock_kwh is None or stock_kg is None:
             return None
         first = (span.start_ns - hour.start_ns) // hour.base_ns
-        stocks = Stocks(engine.storages, engine.flows, stock_kwh[:, first], stock_kg[:, :, first])
+        stocks = Stocks(hour.storages, hour.flows, stock_kwh[:, first], stock_kg[:, :, first])
         # To the hour's end, for the stocks of later intervals rest on these.
-        part = await self._computed(hour.start_ns + first * hour.base_ns, hour.end_ns, stocks)
+        rest = Segment(hour.start_ns + first * hour.base_ns, hour.end_ns, engine)
+        part = await self._computed([rest], stocks, known_at_ns)
         return hour.patched(part)
 
-    async def _computed(self, start_ns: int, end_ns: int, stocks: Stocks | None) -> WindowResult:
-        engine = self._engine
-        readings = await self._store.readings(engine.points, start_ns, end_ns, engine.step_spread_ns)
-        known_at_ns = self._known_at_ns or self._clock.now_ns()
-        return await asyncio.to_thread(engine.compute, readings, start_ns, end_ns, stocks, known_at_ns)
+    async def _computed(
+        self, segments: Sequence[Segment], stocks: Stocks | None, known_at_ns: int
+    ) -> WindowResult:
+        """The results of neighbouring segments; several lie in one hour."""
+        parts: list[WindowResult] = []
+        for segment in segments:
+            engine = segment.engine
+            span = segment.start_ns, segment.end_ns
+            readings = await self._store.readings(engine.points, *span, engine.step_spread_ns)
+            part = await asyncio.to_thread(engine.compute, readings, *span, stocks, known_at_ns)
+            assert part.interval_stock_kwh is not None
+            assert part.interval_stock_kg is not None
+            last_kg = part.interval_stock_kg[..., -1]
+            stocks = Stocks(part.storages, part.flows, part.interval_stock_kwh[..., -1], last_kg)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else WindowResult.joined(parts)
 
 
 def influence(context: SampleBatch, start_ns: int, end_ns: int, corrected: bool = False) -> tuple[int, int]:

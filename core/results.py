@@ -7,7 +7,7 @@ late data and a recomputation of years all write the same thing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, IntFlag, StrEnum
 from typing import Any, TypeVar
@@ -169,6 +169,69 @@ class WindowResult:
             interval_stock_kg=stock_kg,
             conservation_error=max(self.conservation_error, part.conservation_error),
             factor_ids={**self.factor_ids, **part.factor_ids},
+        )
+
+    @staticmethod
+    def joined(parts: Sequence[WindowResult]) -> WindowResult:
+        """One hour of parts that follow each other, each with its own network; `parts` have one base interval.
+
+        What a part does not have is unknown there; a storage it does not have holds nothing.
+        """
+        last = parts[-1]
+        edges = tuple(dict.fromkeys(name for part in reversed(parts) for name in part.edges))
+        flows = tuple(dict.fromkeys(flow for part in reversed(parts) for flow in part.flows))
+        storages = tuple(dict.fromkeys(name for part in reversed(parts) for name in part.storages))
+        inside = dict.fromkeys(name for part in reversed(parts) for name in part.nodes if name != SITE)
+        nodes = (*inside, SITE)
+
+        def put(column: Callable[[WindowResult], Floats], *axes: str, missing: float = np.nan) -> Floats:
+            placed = []
+            for part in parts:
+                mine = column(part)
+                names = {"edges": edges, "nodes": nodes, "flows": flows, "storages": storages}
+                whole = np.full((*(len(names[axis]) for axis in axes), mine.shape[-1]), missing)
+                at = [[names[axis].index(name) for name in getattr(part, axis)] for axis in axes]
+                whole[np.ix_(*at, range(mine.shape[-1]))] = mine
+                placed.append(whole)
+            return np.concatenate(placed, axis=-1)
+
+        def stocks(column: Callable[[WindowResult], Floats | None], *axes: str) -> Floats:
+            def known(part: WindowResult) -> Floats:
+                found = column(part)
+                assert found is not None
+                return found if part is last else found[..., :-1]
+
+            return put(known, *axes, missing=0.0)
+
+        stock_kwh = stocks(lambda part: part.interval_stock_kwh, "storages")
+        stock_kg = stocks(lambda part: part.interval_stock_kg, "storages", "flows")
+        energy = IntervalEnergy(
+            put(lambda part: part.energy.energy_kwh, "edges"),
+            put(lambda part: part.energy.covered, "edges", missing=0.0),
+            put(lambda part: part.energy.estimated_kwh, "edges", missing=0.0),
+            put(lambda part: part.energy.mark.astype(np.float64), "edges", missing=0.0).astype(np.int16),
+        )
+        return replace(
+            last,
+            start_ns=parts[0].start_ns,
+            edges=edges,
+            nodes=nodes,
+            flows=flows,
+            storages=storages,
+            energy=energy,
+            in_kwh=put(lambda part: part.in_kwh, "nodes"),
+            out_kwh=put(lambda part: part.out_kwh, "nodes"),
+            residual_kwh=put(lambda part: part.residual_kwh, "nodes"),
+            coverage=put(lambda part: part.coverage, "nodes", missing=0.0),
+            emissions_kg=put(lambda part: part.emissions_kg, "nodes", "flows"),
+            through_kg=put(lambda part: part.through_kg, "nodes", "flows"),
+            through_kwh=put(lambda part: part.through_kwh, "nodes"),
+            stock_kwh=stock_kwh[..., [0, -1]],
+            stock_kg=stock_kg[..., [0, -1]],
+            conservation_error=max(part.conservation_error for part in parts),
+            factor_ids={key: ids for part in parts for key, ids in part.factor_ids.items()},
+            interval_stock_kwh=stock_kwh,
+            interval_stock_kg=stock_kg,
         )
 
     def _columns(self, change: Callable[[str, Floats], Floats]) -> dict[str, Any]:

@@ -160,12 +160,7 @@ class Site:
         self._periods = Periods(plant, store, engine.library)
         self._inventories = Inventories(plant, store, engine.library, partial(factors_used, store.pool))
         self._engine = engine
-        self._explanations = Explanations(
-            lambda _: self._plant,
-            store,
-            lambda: self._engine.library,
-            lambda edge, _: self._engine.kwh_per_unit(edge),
-        )
+        self._explanations = Explanations(self._pipeline.history, store)
 
     async def run(
         self,

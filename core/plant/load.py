@@ -7,18 +7,23 @@ later because of what is written in it.
 from __future__ import annotations
 
 import hashlib
+import io
 import re
+import zipfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo, available_timezones
 
 from core.carbon.factors import FactorLibrary
 from core.carbon.method import METHOD_SET_IDS
+from core.clock import NS_PER_S, time_ns_of
 from core.errors import Fault, FaultyInput
 from core.plant.document import Entry, Place, did_you_mean, in_order, read_yaml
 from core.plant.model import (
+    SEAL_AFTER_DAYS,
     AlertKind,
     AlertRule,
     Area,
@@ -39,13 +44,16 @@ from core.plant.pointlist import POINT_ID, point_list_file, read_point_list, top
 from core.plant.profile import MODBUS, Profile, ProfileShelf, device_point, filled_topic
 from core.plant.statement import read_statement
 
+SHIPPED = "shipped"  # where kept documents have the profiles that are not the plant's own
 
-def load_plant(folder: Path, profiles: Sequence[Path]) -> Plant:
+
+def load_plant(folder: Path, profiles: Sequence[Path], kept: bool = False) -> Plant:
     """Read and check a plant folder.
 
     Args:
         folder: Holds plant.yaml, and as it likes points.csv or points.xlsx, alerts.yaml, factors.csv, profiles/.
         profiles: Folders searched for device models after the plant folder's own profiles/.
+        kept: These are kept documents of a folder: the certificates it names are not among them.
 
     Raises:
         FaultyInput: With every fault of the whole folder, sorted by file and place.
@@ -55,7 +63,7 @@ def load_plant(folder: Path, profiles: Sequence[Path]) -> Plant:
     entry = read_yaml(folder / "plant.yaml", "plant", faults)
     if entry is None:
         raise FaultyInput(in_order(faults))
-    reading = _Reading(folder, shelf, faults)
+    reading = _Reading(folder, shelf, faults, kept)
     plant = reading.plant(entry)
     if faults:
         raise FaultyInput(in_order(faults))
@@ -65,7 +73,8 @@ def load_plant(folder: Path, profiles: Sequence[Path]) -> Plant:
 class _Reading:
     """One pass over a folder; each part sees what the parts before it found."""
 
-    def __init__(self, folder: Path, shelf: ProfileShelf, faults: list[Fault]) -> None:
+    def __init__(self, folder: Path, shelf: ProfileShelf, faults: list[Fault], kept: bool) -> None:
+        self.kept = kept
         self.folder = folder
         self.shelf = shelf
         self.faults = faults
@@ -98,6 +107,8 @@ class _Reading:
             entry.fault("base_interval_s", f"base_interval_s is {base_interval_s}, no divisor of 900")
         method_sets = self._method_sets(entry)
         gap_after_s = entry.number("gap_after_s", None, above=0)
+        valid_from_ns = _valid_from_ns(entry, ZoneInfo(zone or "UTC"), base_interval_s)
+        seal_after_days = entry.integer("seal_after_days", SEAL_AFTER_DAYS, least=1, most=3650)
         self._areas(entry)
         self._connections(entry)
         self._devices(entry)
@@ -133,6 +144,9 @@ class _Reading:
             fingerprint=_fingerprint(files),
             gap_after_s=gap_after_s,
             statement=statement,
+            documents=_packed(self.folder, files),
+            valid_from_ns=valid_from_ns,
+            seal_after_days=seal_after_days,
         )
 
     def _factors(self) -> FactorLibrary:
@@ -259,7 +273,7 @@ class _Reading:
         """Keys that name a file, from the plant folder on."""
         for key in keys:
             name = one.text(key)
-            if name and not (self.folder / name).is_file():
+            if name and not self.kept and not (self.folder / name).is_file():
                 one.fault(key, f"{key}: no file {self.folder / name}")
             elif name:
                 options[key] = str((self.folder / name).resolve())
@@ -540,6 +554,47 @@ def _check_overlap(
                         )
                     )
             reaching.append((source, point))
+
+
+def _valid_from_ns(entry: Entry, zone: ZoneInfo, base_interval_s: int) -> int | None:
+    """From when on the model holds, where the folder says so: a date in the plant's zone, or a time."""
+    given = entry.value("valid_from")
+    if given is None:
+        return None
+    try:
+        at_ns = _time_ns(given, zone)
+    except ValueError:
+        entry.fault(
+            "valid_from", f"valid_from is {given}, wanted a date such as 2026-10-05 or a time with its zone"
+        )
+        return None
+    if at_ns % (base_interval_s * NS_PER_S):
+        entry.fault("valid_from", f"valid_from {given} lies inside a base interval of {base_interval_s} s")
+    return at_ns
+
+
+def _time_ns(given: object, zone: ZoneInfo) -> int:
+    """A date is its first instant in the zone; YAML knows dates and times by itself where they are not quoted."""
+    if isinstance(given, str):
+        given = date.fromisoformat(given) if len(given) == 10 else datetime.fromisoformat(given)
+    if isinstance(given, datetime):
+        return time_ns_of(given)
+    if isinstance(given, date):
+        return time_ns_of(datetime(given.year, given.month, given.day, tzinfo=zone))
+    raise ValueError(f"no time: {given!r}")
+
+
+def _packed(folder: Path, files: Sequence[Path]) -> bytes:
+    """The files as one archive (core/plant/archive.py); the same files give the same bytes."""
+    named: dict[str, Path] = {}
+    for path in files:
+        own = path.is_relative_to(folder)
+        named[str(path.relative_to(folder)) if own else f"{SHIPPED}/{path.name}"] = path
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(named):
+            archive.writestr(zipfile.ZipInfo(name), named[name].read_bytes(), zipfile.ZIP_DEFLATED)
+    return out.getvalue()
 
 
 def _fingerprint(files: Sequence[Path]) -> str:

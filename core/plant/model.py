@@ -318,9 +318,18 @@ class Statement:
     uncertainty: Mapping[str, float] = field(default_factory=dict)
 
 
+SEAL_AFTER_DAYS = 10
+
+
 @dataclass(frozen=True, slots=True)
 class Plant:
-    """A whole checked plant folder. Tuples keep the folder's order; the maps are for look-up."""
+    """A whole checked plant folder. Tuples keep the folder's order; the maps are for look-up.
+
+    Attributes:
+        documents: The folder's files and the profiles used, packed; `core.plant.archive` reads them again.
+        valid_from_ns: Where the folder says from when on this model holds; None: from its adoption.
+        seal_after_days: A day's figures close this long after its end.
+    """
 
     id: str
     name: Label
@@ -339,6 +348,9 @@ class Plant:
     fingerprint: str  # SHA-256 over the folder's files and the profiles used
     gap_after_s: float | None = None  # plant-wide; None: larger of 3 periods and 3 base intervals
     statement: Statement = field(default_factory=Statement)
+    documents: bytes = field(default=b"", repr=False)
+    valid_from_ns: int | None = None
+    seal_after_days: int = SEAL_AFTER_DAYS
     point_table: PointTable = field(init=False)
     point_by_id: Mapping[str, Point] = field(init=False)
     device_by_id: Mapping[str, Device] = field(init=False)

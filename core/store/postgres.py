@@ -23,7 +23,7 @@ from core.plant.model import Plant
 from core.results import Flow, WindowResult
 from core.samples import NS_PER_S, Floats, Indices, PointTable, SampleBatch, empty_batch
 from core.store import bucket as buckets
-from core.store import reader, result, writer
+from core.store import model, reader, result, writer
 from core.store.bucket import EMISSION, ENERGY, NODE, Family, Sums
 from core.store.gauge import refresh_gauges
 from core.store.refusal import refusals
@@ -39,6 +39,7 @@ from core.store.seam import (
     RunSpan,
     Series,
     Stocks,
+    Validity,
     WriteReport,
 )
 from core.store.series import Space, Tier, compress, retain, tier_of
@@ -71,8 +72,8 @@ class PostgresStore:
         self._base_interval_s = 60
 
     @classmethod
-    async def open(cls, dsn: str, plant: Plant) -> Self:
-        """Connect, migrate, adopt.
+    async def open(cls, dsn: str, plant: Plant, at_ns: int | None = None) -> Self:
+        """Connect, migrate, adopt (at a time, where it is not now).
 
         Raises:
             StoreUnavailable: The server does not answer.
@@ -92,7 +93,7 @@ class PostgresStore:
             async with pool.acquire() as connection:
                 tier = await tier_of(cast("Connection", connection))
         store = cls(pool, tier)
-        await store.adopt(plant)
+        await store.adopt(plant, at_ns=at_ns)
         return store
 
     async def close(self) -> None:
@@ -102,10 +103,10 @@ class PostgresStore:
         async with self._connection() as connection:
             await connection.fetchval("SELECT 1", timeout=5)
 
-    async def adopt(self, plant: Plant, fingerprint_known: bool = False) -> None:
+    async def adopt(self, plant: Plant, fingerprint_known: bool = False, at_ns: int | None = None) -> None:
         if not fingerprint_known:
             async with self._connection() as connection:
-                await self._registry.adopt(connection, plant)
+                await self._registry.adopt(connection, plant, at_ns)
         self._zone = plant.zone
         self._base_interval_s = plant.base_interval_s
 
@@ -252,7 +253,23 @@ class PostgresStore:
         async with self._connection() as connection:
             return await result.first_hour(connection)
 
+    async def has_run(self, hour_ns: int) -> bool:
+        async with self._connection() as connection:
+            return await result.has_run(connection, hour_ns)
+
     # pedigree --------------------------------------------------------------
+    async def validities(self) -> list[Validity]:
+        async with self._connection() as connection:
+            return await model.validities(connection)
+
+    async def restate(self, fingerprint: str, start_ns: int, end_ns: int, who: str, why: str) -> None:
+        async with self._connection() as connection, connection.transaction():
+            await model.restate(connection, fingerprint, start_ns, end_ns, who, why)
+
+    async def documents(self, fingerprint: str) -> bytes | None:
+        async with self._connection() as connection:
+            return await model.documents(connection, fingerprint)
+
     async def window(
         self,
         start_ns: int,

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from core.plant.model import Label, Plant, PointMeter
 from core.results import SITE, Flow
 from core.samples import PointTable
+from core.store import model
 
 Ids = npt.NDArray[np.int32]
 _LOCK = 0x65636D66
@@ -27,8 +28,10 @@ class Registry:
         self._flows: dict[Flow, int] = {}
         self._tables: WeakKeyDictionary[PointTable, Ids] = WeakKeyDictionary()
 
-    async def adopt(self, connection: asyncpg.Connection[Any], plant: Plant) -> None:
-        """Register everything the plant names and keep its revision."""
+    async def adopt(
+        self, connection: asyncpg.Connection[Any], plant: Plant, at_ns: int | None = None
+    ) -> None:
+        """Register everything the plant names, keep its revision, and from when on it holds."""
         async with connection.transaction():
             await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
             feeding = {
@@ -66,19 +69,7 @@ class Registry:
                     site,
                 ],
             )
-            await connection.execute(
-                "INSERT INTO ecmc.plant_revision"
-                " (fingerprint, plant, name_zh, name_en, zone, base_interval_s, method_set)"
-                " VALUES ($1, $2, $3, $4, $5, $6, $7)"
-                " ON CONFLICT (fingerprint) DO UPDATE SET adopted = clock_timestamp()",
-                plant.fingerprint,
-                plant.id,
-                plant.name.zh,
-                plant.name.en,
-                plant.zone.key,
-                plant.base_interval_s,
-                plant.method_sets[0] if plant.method_sets else "",
-            )
+            await model.adopt(connection, plant, at_ns)
         await self._load(connection)
 
     async def ids(self, connection: asyncpg.Connection[Any], kind: str, names: Sequence[str]) -> Ids:

@@ -223,6 +223,14 @@ async def first_hour(connection: asyncpg.Connection[Any]) -> int | None:
     return None if hour is None else time_ns_of(hour)
 
 
+async def has_run(connection: asyncpg.Connection[Any], hour_ns: int) -> bool:
+    return bool(
+        await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM ecmc.run WHERE hour = $1)", datetime_of(hour_ns)
+        )
+    )
+
+
 _RUNS = """
 SELECT min(hour) AS start, max(hour) + interval '1 hour' AS "end", min(known_at) AS first, max(known_at) AS last,
        plant_fingerprint, reason, max(conservation_error) AS conservation_error

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from core.plant.model import Plant
 from core.results import Flow, WindowResult
-from core.samples import Floats, Indices, SampleBatch, Times
+from core.samples import Flags, Floats, Indices, SampleBatch, Times
 
 Bucket = Literal["1m", "5m", "15m", "30m", "1h", "1d", "1mo", "1y"]
 
@@ -86,6 +86,19 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Validity:
+    """A plant model holds over [start_ns, end_ns), None for since ever and for ever; said at `at_ns`."""
+
+    id: int
+    fingerprint: str
+    start_ns: int | None
+    end_ns: int | None
+    who: str
+    why: str
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunSpan:
     """Neighbouring hours computed with one plant revision for one reason; [start_ns, end_ns)."""
 
@@ -120,6 +133,25 @@ class Stocks:
     kwh: Floats
     kg: Floats
 
+    def onto(self, storages: Sequence[str], flows: Sequence[Flow]) -> tuple[Stocks, Flags]:
+        """These stocks in another order, and which of the storages they hold, shape (S,).
+
+        Of a storage that is not among these nothing is said; a flow that is not is unknown where there is energy.
+        """
+        held = np.array([name in self.storages for name in storages], dtype=np.bool_)
+        if tuple(storages) == self.storages and tuple(flows) == self.flows:
+            return self, held
+        kwh = np.zeros(len(storages))
+        kg = np.zeros((len(storages), len(flows)))
+        for row in np.flatnonzero(held).tolist():
+            mine = self.storages.index(storages[row])
+            kwh[row] = self.kwh[mine]
+            kg[row] = 0.0 if kwh[row] == 0 else np.nan
+            for column, flow in enumerate(flows):
+                if flow in self.flows:
+                    kg[row, column] = self.kg[mine, self.flows.index(flow)]
+        return Stocks(tuple(storages), tuple(flows), kwh, kg), held
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Series:
@@ -141,8 +173,20 @@ class Store(Protocol):
     async def ready(self) -> None:
         """Returns when the database answers; raises StoreUnavailable with the reason otherwise."""
 
-    async def adopt(self, plant: Plant, fingerprint_known: bool = False) -> None:
-        """Register the plant's points, edges, nodes and flows (ids are kept for ever; names never reused)."""
+    async def adopt(self, plant: Plant, fingerprint_known: bool = False, at_ns: int | None = None) -> None:
+        """Register the plant's points, edges, nodes and flows (ids are kept for ever; names never reused).
+
+        A model that is not the one adopted last holds from `at_ns` (now) on, or from the date it states.
+        """
+
+    async def validities(self) -> list[Validity]:
+        """Which plant model holds when, oldest word first."""
+
+    async def restate(self, fingerprint: str, start_ns: int, end_ns: int, who: str, why: str) -> None:
+        """Put an adopted model in place of those that held over [start, end), and mark that dirty."""
+
+    async def documents(self, fingerprint: str) -> bytes | None:
+        """The plant folder of a model, packed; None where it was not kept."""
 
     # samples ---------------------------------------------------------------
     async def write(self, batch: SampleBatch, correction: Correction | None = None) -> WriteReport:
@@ -191,6 +235,9 @@ class Store(Protocol):
 
     async def first_hour(self) -> int | None:
         """Start of the first computed hour."""
+
+    async def has_run(self, hour_ns: int) -> bool:
+        """Whether that hour was computed."""
 
     # pedigree --------------------------------------------------------------
     async def window(

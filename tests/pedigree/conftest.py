@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -114,15 +114,14 @@ class Works:
     store: PostgresStore
     clock: HandClock
     pipeline: Pipeline
-    bus: LocalBus = field(default_factory=LocalBus)
+    store_dsn: str
 
     @classmethod
     async def open(cls, dsn: str, folder: Path, clock: HandClock) -> Works:
         plant = load_plant(folder, [PROFILES])
         store = await PostgresStore.open(dsn, plant)
-        return cls(
-            folder, plant, store, clock, Pipeline(engine_of(plant), store, LocalBus(), Health(), clock)
-        )
+        pipeline = Pipeline(engine_of(plant), store, LocalBus(), Health(), clock)
+        return cls(folder, plant, store, clock, pipeline, dsn)
 
     async def write(self, batch: SampleBatch, correction: Correction | None = None) -> WriteReport:
         return await self.store.write(batch, correction)
@@ -152,3 +151,8 @@ async def works(database: str, plant_folder: Path) -> AsyncIterator[Works]:
 @pytest.fixture(name="readings")
 def readings_maker() -> Callable[..., SampleBatch]:
     return readings
+
+
+@pytest.fixture(scope="session", name="engine_of")
+def engine_maker() -> Callable[[Plant], Engine]:
+    return engine_of

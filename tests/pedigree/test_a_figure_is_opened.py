@@ -9,7 +9,6 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from core.carbon.factors import FactorLibrary
 from core.clock import parse_rfc3339
 from core.errors import BadRequest
 from core.explain import EdgeExplained, Explanations, NodeExplained
@@ -31,13 +30,7 @@ async def opened(works: Any, readings: Callable[..., SampleBatch]) -> Any:
 
 
 def explanations(works: Any) -> Explanations:
-    engine = works.pipeline._engine
-    return Explanations(
-        lambda _: works.plant,
-        works.store,
-        FactorLibrary.shipped,
-        lambda edge, _: engine.kwh_per_unit(edge),
-    )
+    return Explanations(works.pipeline.history, works.store)
 
 
 async def node(opened: Any, name: str, scope: int = 2, basis: str = "location", **more: Any) -> NodeExplained:
