@@ -12,11 +12,14 @@ from api.security import Auth
 from core.alerts import Alarms
 from core.bus import LiveUpdate, LocalBus
 from core.carbon.factors import FactorLibrary
+from core.carbon.green_power import NonFossil
+from core.carbon.indicators import PeriodSums
 from core.clock import Clock
 from core.explain import Explanations
 from core.health import Health
 from core.inventory import Inventory
 from core.plant.model import Plant
+from core.registers.shelf import Registers
 from core.store.seam import Store
 
 
@@ -43,7 +46,11 @@ class Services:
         live: Gives the newest live picture, None before the first.
         indicators: Computes the indicators of [start_ns, end_ns) by one method set.
         inventory: Makes the inventory of [start_ns, end_ns) by one method set.
+        ledger: A period's sums and its ledger of non-fossil electricity by one method set.
+        green_hours: That ledger by the hour.
         library: Gives the factor library in force.
+        registers: What people keep.
+        factors_changed: Told that own factors of [start_ns, end_ns) were approved or withdrawn.
         boot: Names this run of the process; event ids carry it.
         auth: None: nobody is asked for a key.
         explain: Opens figures; None where this process has no results.
@@ -59,7 +66,11 @@ class Services:
     live: Callable[[], LiveUpdate | None]
     indicators: Callable[[int, int, str], Awaitable[Sequence[Mapping[str, object]]]]
     inventory: Callable[[int, int, str], Awaitable[Inventory]]
+    ledger: Callable[[int, int, str], Awaitable[tuple[PeriodSums, NonFossil]]]
+    green_hours: Callable[[int, int, str], Awaitable[Sequence[Mapping[str, object]]]]
     library: Callable[[], FactorLibrary]
+    registers: Registers
+    factors_changed: Callable[[int, int], Awaitable[None]]
     boot: str
     auth: Auth | None = None
     explain: Explanations | None = None

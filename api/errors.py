@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from core.alerts import UnknownAlarm
 from core.errors import BadRequest, EcmcError, StoreUnavailable
+from core.registers.book import FaultyRows, UnknownEntry
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +54,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(EcmcError)
     async def ours(request: Request, why: EcmcError) -> Response:
-        if isinstance(why, UnknownName | UnknownAlarm):
+        if isinstance(why, UnknownName | UnknownAlarm | UnknownEntry):
             return problem(404, str(why))
+        if isinstance(why, FaultyRows):
+            rows = [{"row": f.row, "field": f.field, "reason": f.reason} for f in why.faults]
+            return problem(422, str(why), errors=rows)
         if isinstance(why, BadRequest):
             return problem(422, str(why))
         if isinstance(why, StoreUnavailable):

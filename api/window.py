@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Final, cast
 
 from fastapi import Depends, Query
@@ -15,6 +15,7 @@ from api.errors import UnknownName
 from core.clock import NS_PER_S, datetime_of, parse_rfc3339, rfc3339, time_ns_of
 from core.errors import BadRequest
 from core.plant.model import Plant
+from core.registers.form import period_ns
 from core.store.seam import Bucket
 
 LONGEST_ANSWER_ROWS: Final = 200_000
@@ -133,22 +134,7 @@ def known(what: str, asked: Sequence[str], names: Collection[str]) -> list[str]:
 
 def period_span(plant: Plant, period: str) -> Span:
     """The year, month or day `2026`, `2026-10`, `2026-10-05` in the plant's zone."""
-    match = re.fullmatch(r"(\d{4})(?:-(\d\d)(?:-(\d\d))?)?", period)
-    try:
-        if match is None:
-            raise ValueError
-        year, month, day = (int(part) if part else None for part in match.groups())
-        assert year is not None
-        start = datetime(year, month or 1, day or 1, tzinfo=plant.zone)
-        if day is not None:
-            end = start + timedelta(days=1)
-        elif month is not None:
-            end = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=plant.zone)
-        else:
-            end = datetime(year + 1, 1, 1, tzinfo=plant.zone)
-    except ValueError:
-        raise BadRequest(f"period {period!r} is no year, month or day: 2026, 2026-10 or 2026-10-05") from None
-    return Span(time_ns_of(start), time_ns_of(end))
+    return Span(*period_ns(period, plant.zone))
 
 
 def day_start_ns(plant: Plant, now_ns: int) -> int:

@@ -14,15 +14,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 
+from core.carbon.accounting import Effects, effects
 from core.carbon.factors import FactorLibrary
 from core.carbon.method import MethodSet, biogenic_kg_per_kwh, combustion_kg_per_kwh, method_set
 from core.carbon.uncertainty import Term, combined_uncertainty
+from core.period import Periods
 from core.plant.model import Edge, Label, Node, NodeKind, Origin, Plant, PointMeter
+from core.registers.activity import Activity, activity_carbon, spread_over
+from core.registers.book import Register
+from core.registers.shelf import Registers
 from core.results import SITE, Basis, Scope
 from core.samples import Floats, Times
 from core.store.bucket import bucket_edges
@@ -41,6 +46,8 @@ CATEGORIES = {
 class LineKind(StrEnum):
     SOURCE = "source"  # what a source brings in
     COMBUSTION = "combustion"  # what burns at a node
+    ACTIVITY = "activity"  # what people wrote down
+    CLAIMS = "claims"  # what trade and certificates change of the market basis
     DIFFERENCE = "difference"  # what the engine's total holds beyond the lines
 
 
@@ -49,7 +56,8 @@ class Line:
     """One source of emissions.
 
     Attributes:
-        id: Node id.
+        id: Node id, or what an activity is about.
+        removed_kg: Shape (M,), CO2 kept from the air on record; never subtracted.
         basis: None where both bases say the same.
         kg: Shape (M,), by month; NaN where nothing is known.
         biogenic_kg: Shape (M,), outside the scopes and not in `kg`.
@@ -71,6 +79,7 @@ class Line:
     energy_kwh: float
     coverage: float
     estimated_share: float
+    removed_kg: Floats | None = None
     factors: tuple[str, ...] = ()
     terms: tuple[Term, ...] = ()
     unstated: tuple[str, ...] = ()
@@ -78,6 +87,21 @@ class Line:
     @property
     def total_kg(self) -> float:
         return known_sum(self.kg)
+
+    def joined(self, other: Line) -> Line:
+        """This line and another entry of the same subject."""
+        assert self.removed_kg is not None
+        assert other.removed_kg is not None
+        return replace(
+            self,
+            kg=self.kg + other.kg,
+            biogenic_kg=self.biogenic_kg + other.biogenic_kg,
+            removed_kg=self.removed_kg + other.removed_kg,
+            energy_kwh=self.energy_kwh + other.energy_kwh,
+            factors=tuple(dict.fromkeys((*self.factors, *other.factors))),
+            terms=self.terms + other.terms,
+            unstated=tuple(dict.fromkeys((*self.unstated, *other.unstated))),
+        )
 
     @property
     def total_biogenic_kg(self) -> float:
@@ -102,6 +126,18 @@ class Total:
     @property
     def total_kg(self) -> float:
         return known_sum(self.kg)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A line of two periods; the two effects add up to the difference (NaN where one period is unknown)."""
+
+    line: str
+    scope: int
+    before_kg: float
+    after_kg: float
+    energy_kg: float
+    factor_kg: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,9 +169,35 @@ class Inventory:
         return total
 
     @property
+    def removed_kg(self) -> Floats:
+        """Shape (M,), CO2 kept from the air on record."""
+        total = np.zeros(self.month_ns.size)
+        for line in self.lines:
+            if line.removed_kg is not None:
+                total += line.removed_kg
+        return total
+
+    @property
     def unstated(self) -> tuple[str, ...]:
         """Meters and factors behind these figures that do not say how far they may be off."""
         return tuple(dict.fromkeys(name for line in self.lines for name in line.unstated))
+
+    def against(self, before: Inventory, basis: Basis) -> list[Change]:
+        """Each line's difference to an earlier period, apart by energy and by factor; other lines by amount alone."""
+        earlier = {
+            (line.id, line.kind, line.scope): line for line in before.lines if line.basis in (None, basis)
+        }
+        later = {(line.id, line.kind, line.scope): line for line in self.lines if line.basis in (None, basis)}
+        changes = []
+        for key in dict.fromkeys([*earlier, *later]):
+            old, new = earlier.get(key), later.get(key)
+            before_kg = 0.0 if old is None else old.total_kg
+            after_kg = 0.0 if new is None else new.total_kg
+            parts = Effects(after_kg - before_kg, 0.0)
+            if old is not None and new is not None and old.energy_kwh > 0:
+                parts = effects(old.energy_kwh, before_kg, new.energy_kwh, after_kg)
+            changes.append(Change(key[0], key[2], before_kg, after_kg, parts.energy_kg, parts.factor_kg))
+        return changes
 
     def terms(self, basis: Basis) -> tuple[Term, ...]:
         return tuple(term for line in self.lines if line.basis in (None, basis) for term in line.terms)
@@ -152,11 +214,18 @@ class Inventories:
             method set stand on.
     """
 
-    def __init__(self, plant: Plant, store: Store, library: FactorLibrary, factors_used: FactorsUsed) -> None:
+    def __init__(
+        self, plant: Plant, store: Store, periods: Periods, registers: Registers, factors_used: FactorsUsed
+    ) -> None:
         self._plant = plant
         self._store = store
-        self._library = library
+        self._periods = periods
+        self._registers = registers
         self._factors_used = factors_used
+
+    @property
+    def _library(self) -> FactorLibrary:
+        return self._registers.library
 
     async def of(self, start_ns: int, end_ns: int, method_set_id: str) -> Inventory:
         """The inventory of [start, end).
@@ -181,12 +250,96 @@ class Inventories:
                 rows = used.get((node.id, basis.value), ())
                 lines += self._brought(node, basis, carbon, energy, rows)
             totals += [
-                self._total(Scope(scope), basis, kg, coverage[name, scope], lines)
+                Total(scope, basis, kg, coverage[name, scope], math.nan)
                 for (name, scope), kg in carbon.items()
                 if name == SITE
             ]
         lines += _differences(totals, lines)
-        return Inventory(start_ns, end_ns, method, month_ns, tuple(lines), tuple(totals))
+        beside = [
+            *await self._activities(start_ns, end_ns, method, month_ns),
+            *await self._claims(start_ns, end_ns, method, energy),
+        ]
+        lines += beside
+        return Inventory(
+            start_ns, end_ns, method, month_ns, tuple(lines), tuple(_with_beside(totals, beside, lines))
+        )
+
+    async def _activities(self, start_ns: int, end_ns: int, method: MethodSet, month_ns: Times) -> list[Line]:
+        """What people wrote down, one line a subject, laid over the months by its own rule."""
+        lines: dict[tuple[str, int, int], Line] = {}
+        ends_ns = [*month_ns[1:].tolist(), end_ns]
+        zone = self._plant.zone
+        for entry in await self._registers.book.counted(Register.ACTIVITY, start_ns, end_ns):
+            activity = Activity.of(entry.body)
+            known_ns = entry.approved_at_ns or entry.at_ns
+            carbon = activity_carbon(activity, entry.start_ns, known_ns, method, zone, self._library)
+            part = np.array(
+                [
+                    spread_over(entry, activity.spread, max(begin_ns, start_ns), until_ns)
+                    for begin_ns, until_ns in zip(month_ns.tolist(), ends_ns, strict=True)
+                ]
+            )
+            category = activity.category or carbon.scope if carbon.scope < 3 else activity.category or 4
+            key = activity.line, carbon.scope, category
+            kg = carbon.kg * part
+            factor, unstated, terms = "", [], []
+            if kg.sum() != 0:
+                rows = () if carbon.row is None else (carbon.row.id,)
+                factor, share = self._factor_uncertainty(
+                    rows, (carbon.row.id if carbon.row else activity.line,)
+                )
+                if activity.uncertainty is None:
+                    unstated.append(activity.line)
+                if share is None and carbon.row is not None:
+                    unstated.append(factor)
+                terms.append(
+                    Term(float(kg.sum()), activity.line, activity.uncertainty or 0.0, factor, share or 0.0)
+                )
+            line = Line(
+                id=activity.line,
+                kind=LineKind.ACTIVITY,
+                name=Label(activity.line, activity.line),
+                scope=carbon.scope,
+                category=category,
+                basis=None,
+                kg=kg,
+                biogenic_kg=carbon.biogenic_kg * part,
+                energy_kwh=carbon.fuel_kwh * float(part.sum()) if carbon.fuel_kwh else math.nan,
+                coverage=math.nan,
+                estimated_share=math.nan,
+                removed_kg=carbon.removed_kg * part,
+                factors=() if carbon.row is None else (carbon.row.id,),
+                terms=tuple(terms),
+                unstated=tuple(unstated),
+            )
+            lines[key] = line if key not in lines else lines[key].joined(line)
+        return [
+            line for line in lines.values() if line.scope in method.scopes or line.scope == Scope.VALUE_CHAIN
+        ]
+
+    async def _claims(self, start_ns: int, end_ns: int, method: MethodSet, energy: _Energies) -> list[Line]:
+        """What trade and certificates change of the market basis, laid over the months by the off-take."""
+        kg = await self._periods.claims_kg(start_ns, end_ns, method.id)
+        grid = {node.id for node in self._plant.nodes if node.factor == "grid"}
+        offtake = energy.kwh([edge for edge in self._plant.edges if edge.source in grid])
+        whole = known_sum(offtake)
+        if kg == 0 or not whole > 0:
+            return []
+        return [
+            Line(
+                id="green-power",
+                kind=LineKind.CLAIMS,
+                name=Label("绿电交易与绿证", "Green-power trade and certificates"),
+                scope=int(Scope.ENERGY_INDIRECT),
+                category=2,
+                basis=Basis.MARKET,
+                kg=kg * offtake / whole,
+                biogenic_kg=np.zeros_like(offtake),
+                energy_kwh=math.nan,
+                coverage=math.nan,
+                estimated_share=math.nan,
+            )
+        ]
 
     def _combustion(self, node: Node, method: MethodSet, energy: _Energies) -> Line:
         """What burns at a node: fuel energy x the fuel's factor, the biogenic part apart."""
@@ -315,17 +468,6 @@ class Inventories:
         accuracy_class = self._plant.device_by_id[point.device].accuracy_class
         return point.device, None if accuracy_class is None else accuracy_class / 100
 
-    def _total(
-        self, scope: Scope, basis: Basis, kg: Floats, coverage: Floats, lines: Sequence[Line]
-    ) -> Total:
-        terms = [
-            term
-            for line in lines
-            if line.scope == scope and line.basis in (None, basis)
-            for term in line.terms
-        ]
-        return Total(int(scope), basis, kg, coverage, _uncertainty(terms))
-
 
 def fuel_of(plant: Plant, burner: Node) -> str:
     """The fuel a burning node burns: that of the source of its carrier."""
@@ -340,6 +482,28 @@ def known_sum(column: Floats) -> float:
     """Sum over the months that have data; NaN where none has."""
     known = column[np.isfinite(column)]
     return float(known.sum()) if known.size else math.nan
+
+
+def _with_beside(totals: Sequence[Total], beside: Sequence[Line], lines: Sequence[Line]) -> list[Total]:
+    """Metered totals and what stands beside them, with how sure each is."""
+    held = {(total.scope, total.basis): total for total in totals}
+    keys = dict.fromkeys(
+        [*held, *((line.scope, basis) for line in beside for basis in Basis if line.basis in (None, basis))]
+    )
+    made = []
+    for scope, basis in sorted(keys):
+        mine = [line for line in lines if line.scope == scope and line.basis in (None, basis)]
+        added = [line.kg for line in mine if line in beside]
+        total = held.get((scope, basis))
+        months = mine[0].kg.size if total is None else total.kg.size
+        kg = np.full(months, np.nan) if total is None else total.kg
+        for column in added:
+            # A month in which nothing is metered and nothing was written down stays unknown.
+            kg = np.where(np.isnan(kg) & (column != 0), column, kg + column)
+        terms = [term for line in mine for term in line.terms]
+        coverage = np.full(months, np.nan) if total is None else total.coverage
+        made.append(Total(scope, basis, kg, coverage, _uncertainty(terms)))
+    return made
 
 
 def _uncertainty(terms: Sequence[Term]) -> float:

@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from core.bus import LocalBus
-from core.carbon.factors import FactorLibrary
 from core.clock import SystemClock, parse_rfc3339, rfc3339
-from core.engine import Engine
 from core.errors import BadRequest, Fault
 from core.health import Health
 from core.importer import read_sample_file
@@ -22,7 +20,7 @@ from core.results import SITE
 from core.store.claim import EngineClaim, is_dirty_up_to, newest_dirty
 from core.store.postgres import PostgresStore
 from core.store.seam import Conflict, Correction
-from ecmc.compose import opened_store
+from ecmc.compose import opened_store, plant_engine
 
 IMPORT_ROWS = 50_000  # rows a transaction
 
@@ -82,7 +80,8 @@ async def settle(plant: Plant, store: PostgresStore) -> None:
     async with EngineClaim(store.pool) as claim:
         while await is_dirty_up_to(store.pool, newest):
             if await claim.held():
-                await Pipeline(_engine(plant), store, LocalBus(), Health(), SystemClock()).drain()
+                _, engine = await plant_engine(plant, store)
+                await Pipeline(engine, store, LocalBus(), Health(), SystemClock()).drain()
             else:
                 await asyncio.sleep(0.05)
 
@@ -100,7 +99,8 @@ async def recompute_window(
         raise BadRequest(f"--to {end} is not after --from {start}")
     async with opened_store(plant, data, dsn) as store:
         before = await _figures(plant, store, start_ns, end_ns)
-        pipeline = Pipeline(_engine(plant), store, LocalBus(), Health(), SystemClock())
+        _, engine = await plant_engine(plant, store)
+        pipeline = Pipeline(engine, store, LocalBus(), Health(), SystemClock())
         await pipeline.recompute(start_ns, end_ns, known_at_ns, "recompute")
         await settle(plant, store)
         after = await _figures(plant, store, start_ns, end_ns)
@@ -132,7 +132,3 @@ async def _figures(plant: Plant, store: PostgresStore, start_ns: int, end_ns: in
                 key = f"emissions {name} scope {rows.flows[flow].scope} {basis} {method_set} kgCO2e"
                 figures[key] = figures.get(key, 0.0) + kg
     return figures
-
-
-def _engine(plant: Plant) -> Engine:
-    return Engine(plant, FactorLibrary.for_plant(plant.folder))

@@ -41,6 +41,7 @@ from core.metrics import count_written
 from core.period import Periods
 from core.pipeline import Pipeline
 from core.plant.model import Plant
+from core.registers.shelf import Registers
 from core.samples import SampleBatch
 from core.store.claim import EngineClaim
 from core.store.embedded import EmbeddedServer, running_dsn
@@ -106,8 +107,15 @@ async def run_plant(
             if begin is not None:
                 await begin(store, engine)
             spool = await stack.enter_async_context(Spool(folder / "spool"))
-            site = Site(plant, engine, store, spool, server)
+            registers, engine = await plant_engine(plant, store)
+            site = Site(plant, engine, registers, store, spool, server)
             await site.run(listening, auth, stop, ready)
+
+
+async def plant_engine(plant: Plant, store: PostgresStore) -> tuple[Registers, Engine]:
+    """The engine with the factors people added to this database, and the registers they stand in."""
+    registers = Registers(store.pool, plant, FactorLibrary.for_plant(plant.folder))
+    return registers, Engine(plant, await registers.load())
 
 
 @contextlib.contextmanager
@@ -142,7 +150,13 @@ class Site:
     """The parts of one running plant and the tasks that move them."""
 
     def __init__(
-        self, plant: Plant, engine: Engine, store: PostgresStore, spool: Spool, server: EmbeddedServer | None
+        self,
+        plant: Plant,
+        engine: Engine,
+        registers: Registers,
+        store: PostgresStore,
+        spool: Spool,
+        server: EmbeddedServer | None,
     ) -> None:
         self._plant = plant
         self._store = store
@@ -157,9 +171,11 @@ class Site:
         self._pipeline = Pipeline(engine, store, self._bus, self._health, self._clock)
         self._collectors = Collectors(plant, spool, self._health)
         self._alarms = Alarms(plant, PostgresAlertLog(store.pool), self._bus, self._clock)
-        self._periods = Periods(plant, store, engine.library)
-        self._inventories = Inventories(plant, store, engine.library, partial(factors_used, store.pool))
-        self._engine = engine
+        self._registers = registers
+        self._periods = Periods(plant, store, engine.library, registers)
+        self._inventories = Inventories(
+            plant, store, self._periods, registers, partial(factors_used, store.pool)
+        )
         self._explanations = Explanations(self._pipeline.history, store)
 
     async def run(
@@ -181,7 +197,11 @@ class Site:
             live=lambda: self._newest_live,
             indicators=self._periods.indicators,
             inventory=self._inventories.of,
-            library=lambda: self._engine.library,
+            ledger=self._periods.ledger,
+            green_hours=self._periods.by_hour,
+            library=lambda: self._registers.library,
+            registers=self._registers,
+            factors_changed=self._factors_changed,
             boot=secrets.token_hex(4),
             auth=auth,
             explain=self._explanations,
@@ -223,6 +243,18 @@ class Site:
         count_written(report)
         self._bus.publish(COMMITTED, batch)
         return report
+
+    async def _factors_changed(self, start_ns: int, end_ns: int) -> None:
+        """Compute with the factors as they stand now, and again what they touch."""
+        engine = Engine(self._plant, await self._registers.load())
+        self._pipeline.adopt(engine)
+        self._live.adopt(engine)
+        span = await self._store.span()
+        if span is None:
+            return
+        start_ns, end_ns = max(start_ns, span[0]), min(end_ns, self._clock.now_ns())
+        if start_ns < end_ns:
+            await self._store.mark_dirty(start_ns, end_ns, None, "factor")
 
     async def _run_live(self) -> None:
         """Follow what is committed; a live picture each second."""

@@ -71,6 +71,10 @@ class Databases:
         """DSN of a new database at the newest schema."""
         return asyncio.run(self._new())
 
+    def copy(self, dsn: str) -> str:
+        """DSN of a copy of one of these databases, to which nothing may be connected."""
+        return self._of(asyncio.run(self._create(dsn.rsplit("/", 1)[1])))
+
     async def _new(self) -> str:
         if self._template is None:
             self._template = await self._create("template1")

@@ -81,6 +81,7 @@ class InventoryAnswer(BaseModel):
     lines: list[LineRow]
     totals: list[TotalRow]
     biogenic_kgco2: list[float | None]
+    removed_kgco2: list[float | None]
     factors: list[FactorUseRow]
     exclusions: list[dict[str, Any]]
     uncertainty_not_stated: list[str]
@@ -129,6 +130,7 @@ def _answer(plant: Plant, period: str, made: Inventory, rows: dict[str, FactorRo
         "lines": [_line(line) for line in made.lines],
         "totals": [_total(total) for total in made.totals],
         "biogenic_kgco2": _numbers(made.biogenic_kg),
+        "removed_kgco2": _numbers(made.removed_kg),
         "factors": [_factor(row, made.factors[id_]) for id_, row in rows.items()],
         "exclusions": [
             {"what": _label(left_out.what), "scope": left_out.scope, "reason": _label(left_out.reason)}

@@ -26,6 +26,7 @@ class GreenPower:
     Attributes:
         grid_offtake_kwh: Drawn from the public grid, what charges a storage included.
         own_use_kwh: Own non-fossil generation used on site; what was exported is not in it.
+        other_own_kwh: Own or direct-line power that carries carbon: used here, and nobody's non-fossil power.
         direct_line_kwh: Non-fossil power by direct line, used here.
         micro_grid_kwh: Non-fossil power of the own micro-grid or park, used here.
         green_trade_kwh: Green-power trade settled; nuclear_trade_kwh: nuclear market trade.
@@ -38,6 +39,7 @@ class GreenPower:
 
     grid_offtake_kwh: float
     own_use_kwh: float = 0.0
+    other_own_kwh: float = 0.0
     direct_line_kwh: float = 0.0
     micro_grid_kwh: float = 0.0
     green_trade_kwh: float = 0.0
@@ -127,7 +129,7 @@ def non_fossil(power: GreenPower) -> NonFossil:
         - certificate,
         share_kwh=unclaimed * power.province_share,
         claim_lost_kwh=power.own_certificates_sold_kwh,
-        use_kwh=power.grid_offtake_kwh + physical,
+        use_kwh=power.grid_offtake_kwh + physical + power.other_own_kwh,
         unclaimed_kwh=unclaimed,
     )
 

@@ -57,7 +57,8 @@ class PeriodSums:
     Attributes:
         coverage: Share of the period's time backed by good readings.
         purchased_kwh: Brought in across the fence, by carrier.
-        own_kwh: Of non-fossil sources inside the fence, by carrier; direct_line_kwh: of direct lines.
+        own_kwh: Of non-fossil sources inside the fence, by carrier; direct_line_kwh: of non-fossil direct lines.
+        other_own_kwh: Of own sources and direct lines that carry carbon, by carrier.
         exported_kwh: Sold, by carrier.
         end_use_kwh: What loads took, by carrier, fuels burned for conversion apart. Empty: not known.
         emissions_kg: By (scope, basis), as `node=site` gives them.
@@ -76,6 +77,7 @@ class PeriodSums:
     purchased_kwh: Mapping[str, float]
     own_kwh: Mapping[str, float] = field(default_factory=dict)
     direct_line_kwh: Mapping[str, float] = field(default_factory=dict)
+    other_own_kwh: Mapping[str, float] = field(default_factory=dict)
     exported_kwh: Mapping[str, float] = field(default_factory=dict)
     end_use_kwh: Mapping[str, float] = field(default_factory=dict)
     emissions_kg: Mapping[tuple[int, str], float] = field(default_factory=dict)
@@ -90,11 +92,14 @@ class PeriodSums:
 
     def used_kwh(self) -> dict[str, float]:
         """What was used inside the fence, by carrier: purchased + own + direct line - exported."""
-        carriers = dict.fromkeys([*self.purchased_kwh, *self.own_kwh, *self.direct_line_kwh])
+        carriers = dict.fromkeys(
+            [*self.purchased_kwh, *self.own_kwh, *self.direct_line_kwh, *self.other_own_kwh]
+        )
         return {
             carrier: self.purchased_kwh.get(carrier, 0.0)
             + self.own_kwh.get(carrier, 0.0)
             + self.direct_line_kwh.get(carrier, 0.0)
+            + self.other_own_kwh.get(carrier, 0.0)
             - self.exported_kwh.get(carrier, 0.0)
             for carrier in carriers
         }
@@ -152,11 +157,13 @@ def carbon_per_energy(emissions_kg: float, energy_tce_: float) -> float:
 def green_power_of(sums: PeriodSums) -> GreenPower:
     """The ledger's input: what people registered, with the metered kWh of the period."""
     own, direct = sums.own_used_kwh(), sums.direct_line_kwh.get(ELECTRICITY, 0.0)
+    other = sums.other_own_kwh.get(ELECTRICITY, 0.0)
     return replace(
         sums.power or GreenPower(grid_offtake_kwh=0.0),
         # What is sold beyond the own generation came from the grid and went back to it.
-        grid_offtake_kwh=max(0.0, sums.used_kwh().get(ELECTRICITY, 0.0) - own - direct),
+        grid_offtake_kwh=max(0.0, sums.used_kwh().get(ELECTRICITY, 0.0) - own - direct - other),
         own_use_kwh=own,
+        other_own_kwh=other,
         direct_line_kwh=direct,
     )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -25,6 +27,7 @@ from core.period import Periods
 from core.pipeline import Pipeline
 from core.plant.load import load_plant
 from core.plant.model import Plant
+from core.registers.shelf import Registers
 from core.samples import NS_PER_S, PointTable, sample_batch
 from core.store.factor_use import factors_used
 from core.store.postgres import PostgresStore
@@ -85,27 +88,48 @@ class Office:
     http: httpx.AsyncClient
 
 
-@pytest.fixture
-def plant(tmp_path: Path) -> Plant:
-    (tmp_path / "plant.yaml").write_text(PLANT, "utf-8")
-    (tmp_path / "points.csv").write_text(POINTS, "utf-8")
-    return load_plant(tmp_path, [PROFILES])
+@pytest.fixture(scope="session")
+def plant(tmp_path_factory: pytest.TempPathFactory) -> Plant:
+    folder = tmp_path_factory.mktemp("accounting")
+    (folder / "plant.yaml").write_text(PLANT, "utf-8")
+    (folder / "points.csv").write_text(POINTS, "utf-8")
+    return load_plant(folder, [PROFILES])
 
 
-@pytest.fixture
-async def office(database: str, plant: Plant) -> AsyncIterator[Office]:
-    store = await PostgresStore.open(database, plant)
-    library = FactorLibrary.shipped()
-    bus, health, clock = LocalBus(), Health(), SystemClock()
+@pytest.fixture(scope="session")
+def computed(databases: Any, plant: Plant) -> str:
+    """DSN of a database with the two months in it, to be copied."""
+    dsn: str = databases.new()
+    asyncio.run(_compute(dsn, plant))
+    return dsn
+
+
+async def _compute(dsn: str, plant: Plant) -> None:
+    store = await PostgresStore.open(dsn, plant)
     every_ns = np.arange(parse_rfc3339(FROM), parse_rfc3339(TO) + 1, 4 * 3600 * NS_PER_S)
     hours = (every_ns - every_ns[0]) / (3600 * NS_PER_S)
-    table = PointTable(tuple(KW))
     point = np.repeat(np.arange(len(KW), dtype=np.int32), hours.size)
     value = np.concatenate([hours * kw for kw in KW.values()])
-    await store.write(
-        sample_batch(table, point, np.tile(every_ns, len(KW)), value, np.zeros(value.size, np.int16))
-    )
-    await Pipeline(Engine(plant, library), store, bus, health, clock).drain()
+    await store.write(sample_batch(PointTable(tuple(KW)), point, np.tile(every_ns, len(KW)), value))
+    engine = Engine(plant, FactorLibrary.shipped())
+    await Pipeline(engine, store, LocalBus(), Health(), SystemClock()).drain()
+    await store.close()
+
+
+@pytest.fixture
+async def office(databases: Any, computed: str, plant: Plant) -> AsyncIterator[Office]:
+    store = await PostgresStore.open(await asyncio.to_thread(databases.copy, computed), plant)
+    library = FactorLibrary.shipped()
+    bus, health, clock = LocalBus(), Health(), SystemClock()
+    pipeline = Pipeline(Engine(plant, library), store, bus, health, clock)
+    registers = Registers(store.pool, plant, library)
+    periods = Periods(plant, store, library, registers)
+
+    async def factors_changed(start_ns: int, end_ns: int) -> None:
+        pipeline.adopt(Engine(plant, await registers.load()))
+        await store.mark_dirty(parse_rfc3339(FROM), parse_rfc3339(TO), None, "factor")
+        await pipeline.drain()
+
     services = Services(
         plant=lambda: plant,
         store=store,
@@ -115,9 +139,13 @@ async def office(database: str, plant: Plant) -> AsyncIterator[Office]:
         clock=clock,
         devices=dict,
         live=lambda: None,
-        indicators=Periods(plant, store, library).indicators,
-        inventory=Inventories(plant, store, library, partial(factors_used, store.pool)).of,
-        library=lambda: library,
+        indicators=periods.indicators,
+        inventory=Inventories(plant, store, periods, registers, partial(factors_used, store.pool)).of,
+        ledger=periods.ledger,
+        green_hours=periods.by_hour,
+        library=lambda: registers.library,
+        registers=registers,
+        factors_changed=factors_changed,
         boot="b",
     )
     transport = httpx.ASGITransport(create_app(services))

@@ -1,0 +1,273 @@
+"""Activity data written by hand, and what it emits by each method set.
+
+An entry names its amount and what it was (a fuel, a gas let go, a shielding
+gas, or a factor it is multiplied with), never its emissions: those follow from
+the factors of the method set that asks, so a new GWP set or a supplier's new
+value re-states the entry. An amount may also come as a stock balance, opening +
+bought - sold - closing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from core.carbon.accounting import blend_gwp, gas_lost_kg, welding_kgco2
+from core.carbon.factor_row import FactorRow, published_ns, valid_ns
+from core.carbon.factors import FactorLibrary
+from core.carbon.method import MethodSet, biogenic_kg_per_kwh, combustion_kg_per_kwh
+from core.errors import BadRequest
+from core.registers.book import Entry
+from core.registers.process import process_of
+from core.results import Scope
+from core.units import PER_UNIT
+
+_KG = {"t": 1000.0, "kg": 1.0, "g": 1e-3}
+_FACTOR_UNIT = re.compile(r"(?P<mass>t|kg|g) ?(?P<gas>[A-Z][A-Za-z0-9-]*)?/(?P<per>[^ ]+)(?: (?P<what>.+))?")
+
+
+class ActivityKind(StrEnum):
+    FUEL = "fuel"  # subject: name@set; burned
+    GAS = "gas"  # subject: HFC-134a, R410A, SF6, or a blend by mass R32:0.5 R125:0.5; let go
+    WELDING = "welding"  # subject: CO2:0.2 Ar:0.8, shares by volume; let go
+    FACTOR = "factor"  # subject: a factor id; amount x factor
+    PROCESS = "process"  # subject: one of core.registers.process, with its numbers in details
+
+
+class Spread(StrEnum):
+    """How an amount is laid over its period."""
+
+    EVEN = "even"
+    START = "start"
+    END = "end"
+
+
+@dataclass(frozen=True, slots=True)
+class StockBalance:
+    """What is gone, from what was counted and delivered; all in the entry's unit."""
+
+    opening: float
+    bought: float
+    closing: float
+    sold: float = 0.0
+    nameplate_change: float = 0.0
+
+    @property
+    def gone(self) -> float:
+        """Raises BadRequest where more is there than came in."""
+        return gas_lost_kg(self.opening, self.bought, self.sold, self.closing, self.nameplate_change)
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """One entry's content.
+
+    Attributes:
+        use: What used it (forklifts, canteen), so that two users of one fuel may share a period.
+        scope: None: the one that follows from what it is.
+        category: Of ISO 14064-1:2018, 1 to 6; None: the one that follows from the scope.
+        details: What a process's formula needs.
+        uncertainty: Half of the relative 95 % interval of the amount; None: not stated.
+        evidence_sha256: Of the file named; both or neither.
+    """
+
+    kind: ActivityKind
+    subject: str
+    amount: float
+    unit: str
+    use: str = ""
+    scope: int | None = None
+    category: int | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    spread: Spread = Spread.EVEN
+    uncertainty: float | None = None
+    balance: StockBalance | None = None
+    evidence_file: str = ""
+    evidence_sha256: str = ""
+    note: str = ""
+
+    @property
+    def line(self) -> str:
+        """What may stand only once at a time in the book."""
+        return f"{self.kind} {self.subject}" + (f" of {self.use}" if self.use else "")
+
+    def body(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Activity:
+        """The activity of an entry's body."""
+        balance = body.get("balance")
+        typed = {
+            "kind": ActivityKind(body["kind"]),
+            "spread": Spread(body["spread"]),
+            "balance": None if balance is None else StockBalance(**balance),
+        }
+        return cls(**{**body, **typed})
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityCarbon:
+    """What an activity emits by one method set.
+
+    Attributes:
+        biogenic_kg: Outside the scopes; kg does not hold it.
+        removed_kg: CO2 kept from the air on record; it stands apart and is never subtracted.
+        row: The factor used; None where the composition says it all.
+        fuel_kwh: Heat of a burned fuel (NCV), else 0; renewable where it is biogenic.
+    """
+
+    scope: int
+    kg: float
+    biogenic_kg: float = 0.0
+    removed_kg: float = 0.0
+    row: FactorRow | None = None
+    fuel_kwh: float = 0.0
+
+
+def activity_carbon(
+    activity: Activity,
+    start_ns: int,
+    known_at_ns: int,
+    method: MethodSet,
+    zone: ZoneInfo,
+    library: FactorLibrary,
+) -> ActivityCarbon:
+    """Emissions of an activity.
+
+    Args:
+        start_ns: Start of its period: a dated factor is taken as of then.
+        known_at_ns: Factors published later do not count.
+
+    Raises:
+        BadRequest: No such fuel, gas or factor, or a unit that does not fit it.
+
+    Source: GB/T 32150-2015, activity data x emission factor; the formulas of `core.carbon.accounting`.
+    """
+    if activity.kind is ActivityKind.FUEL:
+        fuel = library.fuel(activity.subject)
+        kwh = activity.amount * fuel.kwh_per(activity.unit)
+        return ActivityCarbon(
+            activity.scope or Scope.DIRECT,
+            kwh * combustion_kg_per_kwh(fuel, method),
+            kwh * biogenic_kg_per_kwh(fuel, method),
+            row=fuel.row,
+            fuel_kwh=kwh,
+        )
+    if activity.kind is ActivityKind.GAS:
+        return _gas_carbon(activity, method, library)
+    if activity.kind is ActivityKind.WELDING:
+        kg = welding_kgco2(_mass_kg(activity), _shares(activity.subject))
+        return ActivityCarbon(activity.scope or Scope.DIRECT, kg)
+    if activity.kind is ActivityKind.PROCESS:
+        return _process_carbon(activity, method, library)
+    row = _row_at(activity.subject, start_ns, known_at_ns, zone, library)
+    kg_per_unit = _kg_per_unit(row, activity.unit, method, library)
+    return ActivityCarbon(activity.scope or _scope_of(row), activity.amount * kg_per_unit, row=row)
+
+
+def _gas_carbon(activity: Activity, method: MethodSet, library: FactorLibrary) -> ActivityCarbon:
+    scope = activity.scope or Scope.DIRECT
+    if ":" in activity.subject:
+        gwp = blend_gwp(_shares(activity.subject), method.gwp_set, library)
+        return ActivityCarbon(scope, _mass_kg(activity) * gwp)
+    row = _gwp_row(activity.subject, method.gwp_set, library)
+    return ActivityCarbon(scope, _mass_kg(activity) * row.value, row=row)
+
+
+def _process_carbon(activity: Activity, method: MethodSet, library: FactorLibrary) -> ActivityCarbon:
+    process = process_of(activity.subject, activity.details)
+    if process.unit and activity.unit != process.unit:
+        raise BadRequest(
+            f"{activity.line}: unit {activity.unit!r} does not fit, the formula counts in {process.unit}"
+        )
+    kg = process.kg(activity.amount, activity.details, method, library)
+    scope = activity.scope or process.scope
+    return ActivityCarbon(scope, 0.0, removed_kg=kg) if process.apart else ActivityCarbon(scope, kg)
+
+
+def spread_over(entry: Entry, spread: Spread, start_ns: int, end_ns: int) -> float:
+    """Share of an entry that falls into [start, end), 0..1."""
+    if spread is Spread.EVEN:
+        return entry.part_in(start_ns, end_ns)
+    at_ns = entry.start_ns if spread is Spread.START else entry.end_ns - 1
+    return 1.0 if start_ns <= at_ns < end_ns else 0.0
+
+
+def _mass_kg(activity: Activity) -> float:
+    if activity.unit not in _KG:
+        raise BadRequest(
+            f"{activity.line}: unit {activity.unit!r} does not fit, wanted one of {', '.join(_KG)}"
+        )
+    return activity.amount * _KG[activity.unit]
+
+
+def _gwp_row(gas: str, gwp_set: str, library: FactorLibrary) -> FactorRow:
+    library.gwp(gas, gwp_set)  # says what is wrong where there is none
+    by_code = library.row_by_id.get(f"gwp:{gas}:{gwp_set}")
+    return by_code or next(
+        row for row in library.rows if row.quantity == "gwp" and row.kind == gas and row.gwp_set == gwp_set
+    )
+
+
+def _shares(text: str) -> dict[str, float]:
+    """`CO2:0.2 Ar:0.8`, by volume for welding, by mass for a blend."""
+    try:
+        return {gas: float(share) for gas, share in (part.split(":") for part in text.split())}
+    except ValueError:
+        raise BadRequest(f"{text!r}: wanted gases with their shares like CO2:0.2 Ar:0.8") from None
+
+
+def _row_at(
+    subject: str, start_ns: int, known_at_ns: int, zone: ZoneInfo, library: FactorLibrary
+) -> FactorRow:
+    """The row of that id, or of a series the newest one that had begun at the start and was known."""
+    if subject in library.row_by_id:
+        return library.row_by_id[subject]
+    rows = library.series.get(subject, ())
+    if not rows:
+        raise BadRequest(f"no factor {subject!r} in the library")
+    in_force = [
+        row
+        for row in rows
+        if (row.valid_from is None or valid_ns(row.valid_from, zone) <= start_ns)
+        and (row.valid_to is None or start_ns < valid_ns(row.valid_to, zone))
+        and (row.published is None or published_ns(row.published, zone) <= known_at_ns)
+    ]
+    if not in_force:
+        raise BadRequest(f"factor {subject}: no value was in force and known at the start of the period")
+
+    def newest(row: FactorRow) -> tuple[int, int]:
+        begun = 0 if row.valid_from is None else valid_ns(row.valid_from, zone)
+        return begun, 0 if row.published is None else published_ns(row.published, zone)
+
+    return max(in_force, key=newest)
+
+
+def _kg_per_unit(row: FactorRow, unit: str, method: MethodSet, library: FactorLibrary) -> float:
+    """kgCO2e of one `unit` by a factor row."""
+    parts = _FACTOR_UNIT.fullmatch(row.unit)
+    if parts is None or parts["per"] not in {*_KG, *PER_UNIT, "m3", "Nm3"}:
+        raise BadRequest(f"factor {row.id} is in {row.unit}: an amount cannot be multiplied with it")
+    per, gas = parts["per"], parts["gas"] or row.gas or "CO2e"
+    bare = unit.removesuffix(f" {parts['what']}") if parts["what"] else unit
+    if bare == per:
+        amount = 1.0
+    elif bare in _KG and per in _KG:
+        amount = _KG[bare] / _KG[per]
+    elif bare in PER_UNIT and per in PER_UNIT:
+        amount = PER_UNIT[bare] / PER_UNIT[per]
+    else:
+        raise BadRequest(f"factor {row.id} is per {per}: unit {unit!r} does not fit")
+    warming = 1.0 if gas in ("CO2", "CO2e") else library.gwp(gas, method.gwp_set)
+    return row.value * amount * _KG[parts["mass"]] * warming
+
+
+def _scope_of(row: FactorRow) -> int:
+    if row.quantity in ("electricity", "heat", "supplied energy"):
+        return Scope.ENERGY_INDIRECT
+    return Scope.VALUE_CHAIN if row.quantity == "material" else Scope.DIRECT

@@ -1,0 +1,57 @@
+"""Production records: what was made where and when, the denominator of every figure per output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from core.registers.book import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Production:
+    """Good output of a product in a period, on the node that made it.
+
+    Attributes:
+        scrap: Output that was none, same unit.
+        node: The network's node whose carbon it bears; empty: the plant as a whole.
+        batch: Batch, shift or order.
+        driver: Its amount of the allocation rule (hours, t, value, rated kWh).
+        value_cny: Industrial added value.
+    """
+
+    product: str
+    amount: float
+    unit: str
+    scrap: float = 0.0
+    node: str = ""
+    batch: str = ""
+    driver: float = 0.0
+    value_cny: float | None = None
+    note: str = ""
+
+    @property
+    def line(self) -> str:
+        parts = [self.product, f"on {self.node}" if self.node else "", self.batch]
+        return " ".join(part for part in parts if part)
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Production:
+        return cls(**body)
+
+
+def output(entries: Sequence[Entry], start_ns: int, end_ns: int) -> tuple[float, str] | None:
+    """Good output in [start, end); None where nothing is recorded or units differ, which cannot be added."""
+    made = [(Production.of(entry.body), entry.part_in(start_ns, end_ns)) for entry in entries]
+    units = {production.unit for production, _ in made}
+    if len(units) != 1:
+        return None
+    return sum(production.amount * part for production, part in made), units.pop()
+
+
+def added_value_cny(entries: Sequence[Entry], start_ns: int, end_ns: int) -> float | None:
+    """Added value in [start, end); None where no record states one."""
+    made = [(Production.of(entry.body), entry.part_in(start_ns, end_ns)) for entry in entries]
+    stated = [production.value_cny * part for production, part in made if production.value_cny is not None]
+    return sum(stated) if stated else None
