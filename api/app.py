@@ -11,7 +11,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import console, errors, prometheus
 from api.deps import Services
-from api.routes import accounting, alerts, explain, inventory, plant, registers, samples, series, stream
+from api.routes import (
+    accounting,
+    alerts,
+    explain,
+    inventory,
+    meters,
+    plant,
+    registers,
+    samples,
+    series,
+    stream,
+)
 from api.security import Doorkeeper
 from api.stream import Hub
 from core.metrics import HTTP_REQUESTS, HTTP_SECONDS
@@ -39,7 +50,19 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     app.state.hub = Hub(services)
     errors.install(app)
-    parts = (plant, samples, series, explain, inventory, accounting, registers, alerts, stream, prometheus)
+    parts = (
+        plant,
+        samples,
+        series,
+        explain,
+        inventory,
+        accounting,
+        registers,
+        meters,
+        alerts,
+        stream,
+        prometheus,
+    )
     for part in parts:
         app.include_router(part.router)
     console.mount(app)

@@ -15,9 +15,11 @@ from core.carbon.factors import FactorLibrary
 from core.carbon.green_power import NonFossil
 from core.carbon.indicators import PeriodSums
 from core.clock import Clock
+from core.energy.register import MeterEvent
 from core.explain import Explanations
 from core.health import Health
 from core.inventory import Inventory
+from core.ledger import LedgerDay
 from core.plant.model import Plant
 from core.registers.shelf import Registers
 from core.store.seam import Store
@@ -46,11 +48,13 @@ class Services:
         live: Gives the newest live picture, None before the first.
         indicators: Computes the indicators of [start_ns, end_ns) by one method set.
         inventory: Makes the inventory of [start_ns, end_ns) by one method set.
-        ledger: A period's sums and its ledger of non-fossil electricity by one method set.
+        green_ledger: A period's sums and its ledger of non-fossil electricity by one method set.
         green_hours: That ledger by the hour.
+        counter_ledger: A register's days over [start_ns, end_ns).
         library: Gives the factor library in force.
         registers: What people keep.
         factors_changed: Told that own factors of [start_ns, end_ns) were approved or withdrawn.
+        event_changed: Told that an event of a meter was written down or withdrawn.
         boot: Names this run of the process; event ids carry it.
         auth: None: nobody is asked for a key.
         explain: Opens figures; None where this process has no results.
@@ -66,11 +70,13 @@ class Services:
     live: Callable[[], LiveUpdate | None]
     indicators: Callable[[int, int, str], Awaitable[Sequence[Mapping[str, object]]]]
     inventory: Callable[[int, int, str], Awaitable[Inventory]]
-    ledger: Callable[[int, int, str], Awaitable[tuple[PeriodSums, NonFossil]]]
+    green_ledger: Callable[[int, int, str], Awaitable[tuple[PeriodSums, NonFossil]]]
     green_hours: Callable[[int, int, str], Awaitable[Sequence[Mapping[str, object]]]]
+    counter_ledger: Callable[[str, int, int], Awaitable[Sequence[LedgerDay]]]
     library: Callable[[], FactorLibrary]
     registers: Registers
     factors_changed: Callable[[int, int], Awaitable[None]]
+    event_changed: Callable[[str, MeterEvent], Awaitable[None]]
     boot: str
     auth: Auth | None = None
     explain: Explanations | None = None

@@ -68,17 +68,26 @@ class Engine:
         live_points: Every point the live picture reads.
         flows: The carbon columns, in the order results have them.
         nodes: Node ids as results have them, `site` last.
+        events: What happened to meters, withdrawn events included.
+
+    Args:
+        as_of_ns: Events as they were known then; None: as they are known now.
 
     Raises:
         BadRequest: An edge's unit cannot become kWh, or a factor or fuel is not in the library.
     """
 
     def __init__(
-        self, plant: Plant, library: FactorLibrary, events: Sequence[tuple[str, MeterEvent]] = ()
+        self,
+        plant: Plant,
+        library: FactorLibrary,
+        events: Sequence[tuple[str, MeterEvent]] = (),
+        as_of_ns: int | None = None,
     ) -> None:
         self.plant = plant
         self.library = library
         self.events = tuple(events)
+        self.events_now = tuple(event for event in self.events if event[1].known_at(None))
         self.fingerprint = plant.fingerprint
         self.base_ns = plant.base_interval_s * NS_PER_S
         self.step_spread_ns = STEP_SPREAD_NS
@@ -99,7 +108,7 @@ class Engine:
         self._sinks = [
             i for i, node in enumerate(plant.nodes) if node.kind in (NodeKind.LOAD, NodeKind.EXPORT)
         ]
-        self._compile_meters(events)
+        self._compile_meters([(name, event) for name, event in events if event.known_at(as_of_ns)])
 
     # -- compiling ------------------------------------------------------------
 
@@ -136,6 +145,9 @@ class Engine:
                 )
             )
         self._registers = Registers(registers)
+        self._register_of = dict(
+            zip((metered.point for metered in self._by_register), registers, strict=True)
+        )
         self._kwh_of_register = [register.kwh_per_unit for register in registers]
         self._soc = tuple(
             (i, node.soc, node.capacity_kwh or 0.0)
@@ -154,6 +166,17 @@ class Engine:
         self.readings_per_hour = max(
             1.0, sum(3600.0 / max(self._period_s(point), 0.1) for point in self.points)
         )
+
+    def register_of(self, point: str) -> tuple[Register, str | None, float, str]:
+        """How a point's register counts, the same meter's power point, kW in one unit of that, and the direction.
+
+        Raises:
+            BadRequest: The point is no register of an edge.
+        """
+        for metered in self._by_register:
+            if metered.point == point:
+                return self._register_of[point], metered.power, metered.kw_per_unit, metered.direction
+        raise BadRequest(f"point {point!r} is no register of an edge")
 
     def _kwh_per_unit(self, carrier: str, unit: str, edge: str) -> float:
         """kWh (or kW) in one unit of a metered quantity of that carrier."""

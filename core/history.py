@@ -46,7 +46,7 @@ class History:
         self._store = store
         self._validities: Sequence[Validity] = ()
         self._past: OrderedDict[str, PastPlant | None] = OrderedDict()
-        self._engines: OrderedDict[tuple[str, int], Engine] = OrderedDict()
+        self._engines: OrderedDict[tuple[object, ...], Engine] = OrderedDict()
         self._libraries: dict[str, FactorLibrary] = {}
 
     def adopt(self, current: Engine) -> None:
@@ -95,8 +95,9 @@ class History:
     async def _engine(self, fingerprint: str | None, as_of_ns: int | None) -> Engine:
         current, empty = self.current, tuple[FactorRow, ...]()
         library = current.library if as_of_ns is None else await self._library(as_of_ns)
+        events = tuple(event for event in current.events if event[1].known_at(as_of_ns))
         if fingerprint is None or fingerprint == current.fingerprint:
-            if library is current.library:
+            if library is current.library and events == current.events_now:
                 return current
             plant, own = current.plant, empty
         else:
@@ -104,9 +105,9 @@ class History:
             if past is None:
                 return current
             plant, own = past.plant, past.factors
-        key = (plant.fingerprint, id(library))
+        key = (plant.fingerprint, id(library), events)
         if key not in self._engines:
-            self._engines[key] = Engine(plant, with_missing(library, own), current.events)
+            self._engines[key] = Engine(plant, with_missing(library, own), current.events, as_of_ns)
             if len(self._engines) > _PLANTS_KEPT:
                 self._engines.popitem(last=False)
         self._engines.move_to_end(key)

@@ -161,13 +161,13 @@ class Pipeline:
             models = await self.history.segments(start_ns, end_ns + 1)
             mine = frozenset(point for model in models for point in model.engine.points)
             reach = start_ns, end_ns
-            if any(r.reason in ("samples", "correction") for r in group):
+            if any(r.reason in ("samples", "correction", "event") for r in group):
                 points: set[str] = set()
                 for r in group:
                     points |= mine if r.points is None else mine & frozenset(r.points)
                 if not points:
                     continue
-                corrected = any(r.reason == "correction" for r in group)
+                corrected = any(r.reason != "samples" for r in group)
                 reach = await self._reach(sorted(points), start_ns, end_ns, corrected)
             spans.append(Span(reach[0] // base_ns * base_ns, (reach[1] // base_ns + 1) * base_ns))
         return _merged(spans)

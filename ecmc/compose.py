@@ -14,7 +14,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -31,16 +31,19 @@ from core.alerts.log import PostgresAlertLog
 from core.bus import COMMITTED, LIVE, LiveUpdate, LocalBus
 from core.carbon.factors import FactorLibrary
 from core.clock import SystemClock
+from core.energy.register import MeterEvent
 from core.engine import Engine
 from core.errors import EcmcError, StoreUnavailable
 from core.explain import Explanations
 from core.health import Health, Status
 from core.inventory import Inventories
+from core.ledger import LedgerDay, counter_ledger
 from core.live import Live
 from core.metrics import count_written
 from core.period import Periods
 from core.pipeline import Pipeline
 from core.plant.model import Plant
+from core.registers.meter_event import points_of
 from core.registers.shelf import Registers
 from core.samples import SampleBatch
 from core.store.claim import EngineClaim
@@ -115,7 +118,7 @@ async def run_plant(
 async def plant_engine(plant: Plant, store: PostgresStore) -> tuple[Registers, Engine]:
     """The engine with the factors people added to this database, and the registers they stand in."""
     registers = Registers(store.pool, plant, FactorLibrary.for_plant(plant.folder))
-    return registers, Engine(plant, await registers.load())
+    return registers, Engine(plant, await registers.load(), await registers.meter_events.known())
 
 
 @contextlib.contextmanager
@@ -197,11 +200,13 @@ class Site:
             live=lambda: self._newest_live,
             indicators=self._periods.indicators,
             inventory=self._inventories.of,
-            ledger=self._periods.ledger,
+            green_ledger=self._periods.ledger,
             green_hours=self._periods.by_hour,
+            counter_ledger=self._counter_ledger,
             library=lambda: self._registers.library,
             registers=self._registers,
             factors_changed=self._factors_changed,
+            event_changed=self._event_changed,
             boot=secrets.token_hex(4),
             auth=auth,
             explain=self._explanations,
@@ -245,16 +250,33 @@ class Site:
         return report
 
     async def _factors_changed(self, start_ns: int, end_ns: int) -> None:
-        """Compute with the factors as they stand now, and again what they touch."""
-        engine = Engine(self._plant, await self._registers.load())
+        await self._knowledge_changed()
+        await self._restate(start_ns, end_ns, None, "factor")
+
+    async def _event_changed(self, meter: str, event: MeterEvent) -> None:
+        """Another ratio holds from the event on; else what lies between the readings around it changes."""
+        await self._knowledge_changed()
+        end_ns = event.time_ns if event.ratio is None else self._clock.now_ns()
+        await self._restate(event.time_ns, end_ns, points_of(meter, self._plant), "event")
+
+    async def _knowledge_changed(self) -> None:
+        """Compute with factors and meter events as they stand now."""
+        events = await self._registers.meter_events.known()
+        engine = Engine(self._plant, await self._registers.load(), events)
         self._pipeline.adopt(engine)
         self._live.adopt(engine)
+
+    async def _restate(self, start_ns: int, end_ns: int, points: Sequence[str] | None, reason: str) -> None:
+        """Have the part of [start, end] that has samples computed again."""
         span = await self._store.span()
         if span is None:
             return
         start_ns, end_ns = max(start_ns, span[0]), min(end_ns, self._clock.now_ns())
-        if start_ns < end_ns:
-            await self._store.mark_dirty(start_ns, end_ns, None, "factor")
+        if start_ns <= end_ns:
+            await self._store.mark_dirty(start_ns, end_ns, points, reason)
+
+    async def _counter_ledger(self, point: str, start_ns: int, end_ns: int) -> list[LedgerDay]:
+        return await counter_ledger(self._pipeline.history.current, self._store, point, start_ns, end_ns)
 
     async def _run_live(self) -> None:
         """Follow what is committed; a live picture each second."""

@@ -127,7 +127,7 @@ async def green_power(
     """The ledger of non-fossil electricity: physical, traded, certificates, residual share (发改能源〔2026〕622号)."""
     span = period_span(plant, period)
     method = asked_method_set(plant, method_set)
-    sums, ledger = await services.ledger(span.start_ns, span.end_ns, method)
+    sums, ledger = await services.green_ledger(span.start_ns, span.end_ns, method)
     market = sums.emissions_kg.get((2, Basis.MARKET.value), math.nan)
     fossil = [
         row

@@ -38,7 +38,7 @@ PATHS: Final = {
     Register.GREEN_POWER: "/green-power/entries",
     Register.FACTOR: "/factors/entries",
 }
-_ROWS_BODY: Final = {
+ROWS_BODY: Final = {
     "requestBody": {
         "required": True,
         "content": {
@@ -85,18 +85,18 @@ def _entry_routes(register: Register, path: str) -> None:
         end_ns = None if end is None else moment_ns("end", end)
         book = _registers(services).book
         found = await book.entries(
-            register, start_ns, end_ns, _after(cursor), None if media else limit + 1, state
+            register, start_ns, end_ns, after(cursor), None if media else limit + 1, state
         )
         if media:
-            return _table(media, name, [_entry_row(entry) for entry in found])
-        return _page([_entry_row(entry) for entry in found], limit)
+            return table(media, name, [_entry_row(entry) for entry in found])
+        return page([_entry_row(entry) for entry in found], limit)
 
-    @router.post(path, response_model=Written, openapi_extra=_ROWS_BODY, name=f"write {name}")
+    @router.post(path, response_model=Written, openapi_extra=ROWS_BODY, name=f"write {name}")
     async def write(
         request: Request, services: InServices, plant: InPlant, caller: InWho, who: Who = ""
     ) -> Response:
         """Write rows down, JSON or CSV, all or none."""
-        rows = await _rows(request)
+        rows = await rows_of(request)
         if not isinstance(rows, list):
             return rows
         registers, now_ns = _registers(services), services.clock.now_ns()
@@ -129,12 +129,12 @@ for _register, _path in PATHS.items():
     _entry_routes(_register, _path)
 
 
-@router.post("/factors", response_model=Written, openapi_extra=_ROWS_BODY)
+@router.post("/factors", response_model=Written, openapi_extra=ROWS_BODY)
 async def write_factors(
     request: Request, services: InServices, plant: InPlant, caller: InWho, who: Who = ""
 ) -> Response:
     """Own and suppliers' factors; each counts once a second person has approved it."""
-    rows = await _rows(request)
+    rows = await rows_of(request)
     if not isinstance(rows, list):
         return rows
     registers, now_ns = _registers(services), services.clock.now_ns()
@@ -156,15 +156,15 @@ async def certificates(
     found = await register.page(cursor or "", None if media else limit + 1, state, generated)
     rows = [_certificate_row(certificate) for certificate in found]
     if media:
-        return _table(media, "certificates", rows)
+        return table(media, "certificates", rows)
     more = len(rows) > limit
     return Json({"items": rows[:limit], "next": rows[limit - 1]["serial"] if more else None})
 
 
-@router.post("/certificates", response_model=CertificatesTaken, openapi_extra=_ROWS_BODY)
+@router.post("/certificates", response_model=CertificatesTaken, openapi_extra=ROWS_BODY)
 async def take_certificates(request: Request, services: InServices, caller: InWho, who: Who = "") -> Response:
     """What happened to certificates, in its order: issued, bought, sold, cancelled, expired. All or none."""
-    rows = await _rows(request)
+    rows = await rows_of(request)
     if not isinstance(rows, list):
         return rows
     taken = await _registers(services).certificates.take(
@@ -245,12 +245,12 @@ def _certificate_row(certificate: Certificate) -> dict[str, Any]:
     }
 
 
-def _page(rows: list[dict[str, Any]], limit: int) -> Response:
+def page(rows: list[dict[str, Any]], limit: int) -> Response:
     more = len(rows) > limit
     return Json({"items": rows[:limit], "next": str(rows[limit - 1]["id"]) if more else None})
 
 
-def _table(media: str, name: str, rows: Sequence[Mapping[str, Any]]) -> Response:
+def table(media: str, name: str, rows: Sequence[Mapping[str, Any]]) -> Response:
     columns = list(dict.fromkeys(column for row in rows for column in row)) or list(EVENT_COLUMNS)
 
     def cell(value: object) -> object:
@@ -261,7 +261,7 @@ def _table(media: str, name: str, rows: Sequence[Mapping[str, Any]]) -> Response
     )
 
 
-def _after(cursor: str | None) -> int:
+def after(cursor: str | None) -> int:
     if cursor is None:
         return 0
     if not cursor.isdecimal() or len(cursor) > 18:
@@ -279,7 +279,7 @@ async def _body(request: Request, most: int) -> bytes | None:
     return bytes(content)
 
 
-async def _rows(request: Request) -> list[Mapping[str, Any]] | Response:
+async def rows_of(request: Request) -> list[Mapping[str, Any]] | Response:
     """Rows of a JSON list, of one JSON object, or of a CSV."""
     media = request.headers.get("content-type", "").partition(";")[0].strip()
     if media not in ("application/json", "text/csv"):

@@ -49,6 +49,7 @@ class MeterEvent:
             energy is made up between the last reading and the event.
         first_reading: What the new one showed first; None likewise.
         ratio: What a unit of the register is worth from here on, against what it is configured as.
+        known_ns: When somebody wrote it down; withdrawn_ns: when it was taken back.
     """
 
     time_ns: int
@@ -56,6 +57,14 @@ class MeterEvent:
     final_reading: float | None = None
     first_reading: float | None = None
     ratio: float | None = None
+    known_ns: int = 0
+    withdrawn_ns: int | None = None
+
+    def known_at(self, at_ns: int | None) -> bool:
+        """Whether it counted as things were known then; None: as they are now."""
+        if at_ns is None:
+            return self.withdrawn_ns is None
+        return self.known_ns <= at_ns and (self.withdrawn_ns is None or at_ns < self.withdrawn_ns)
 
 
 @dataclass(frozen=True, slots=True)

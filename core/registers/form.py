@@ -22,11 +22,13 @@ from core.carbon.certificates import Event, State
 from core.carbon.factors import FactorLibrary
 from core.carbon.method import method_set
 from core.clock import parse_rfc3339, time_ns_of
+from core.energy.register import EventKind, MeterEvent
 from core.errors import BadRequest
 from core.plant.model import Plant
 from core.registers.activity import Activity, ActivityKind, Spread, StockBalance, activity_carbon
 from core.registers.book import FaultyRows, NewEntry, Register, RowFault
 from core.registers.green import GreenEntry, GreenKind
+from core.registers.meter_event import checked_event
 from core.registers.own_factor import new_factor
 from core.registers.production import Production
 
@@ -147,6 +149,16 @@ class CertificateRow(Row):
         return Event(**self.model_dump())
 
 
+class MeterEventRow(Row):
+    meter: Word
+    time: str
+    kind: EventKind
+    final_reading: FiniteFloat | None = None
+    first_reading: FiniteFloat | None = None
+    ratio: FiniteFloat | None = None
+    why: Text = ""
+
+
 _R = TypeVar("_R", bound=Row)
 
 
@@ -177,6 +189,27 @@ def certificate_events(rows: Sequence[Mapping[str, Any]]) -> list[Event]:
         FaultyRows: As `entries_of`.
     """
     return _checked(rows, CertificateRow, CertificateRow.event)
+
+
+def meter_events(
+    rows: Sequence[Mapping[str, Any]], plant: Plant, now_ns: int
+) -> list[tuple[str, MeterEvent, str]]:
+    """(meter, event, why) of each row.
+
+    Raises:
+        FaultyRows: As `entries_of`.
+    """
+
+    def made(row: MeterEventRow) -> tuple[str, MeterEvent, str]:
+        try:
+            time_ns = parse_rfc3339(row.time)
+        except ValueError as why:
+            raise BadRequest(f"time: {why}") from None
+        event = MeterEvent(time_ns, row.kind, row.final_reading, row.first_reading, row.ratio, now_ns)
+        checked_event(row.meter, event, plant, now_ns)
+        return row.meter, event, row.why
+
+    return _checked(rows, MeterEventRow, made)
 
 
 _T = TypeVar("_T")

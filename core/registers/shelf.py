@@ -13,6 +13,7 @@ from core.registers.book import Book, Register
 from core.registers.certificate import CertificateRegister
 from core.registers.evidence import EvidenceShelf
 from core.registers.green import green_power
+from core.registers.meter_event import MeterEvents
 from core.registers.own_factor import factor_rows
 
 
@@ -24,6 +25,7 @@ class Registers:
         self.book = Book(pool)
         self.certificates = CertificateRegister(pool)
         self.evidence = EvidenceShelf(pool)
+        self.meter_events = MeterEvents(pool)
         self._tables = library
         self.library = library
 

@@ -20,9 +20,11 @@ from core.alerts.log import PostgresAlertLog
 from core.bus import LocalBus
 from core.carbon.factors import FactorLibrary
 from core.clock import SystemClock, parse_rfc3339
+from core.energy.register import MeterEvent
 from core.engine import Engine
 from core.health import Health
 from core.inventory import Inventories
+from core.ledger import counter_ledger
 from core.period import Periods
 from core.pipeline import Pipeline
 from core.plant.load import load_plant
@@ -130,6 +132,9 @@ async def office(databases: Any, computed: str, plant: Plant) -> AsyncIterator[O
         await store.mark_dirty(parse_rfc3339(FROM), parse_rfc3339(TO), None, "factor")
         await pipeline.drain()
 
+    async def event_changed(meter: str, event: MeterEvent) -> None:
+        raise AssertionError("no test here writes one")
+
     services = Services(
         plant=lambda: plant,
         store=store,
@@ -141,11 +146,13 @@ async def office(databases: Any, computed: str, plant: Plant) -> AsyncIterator[O
         live=lambda: None,
         indicators=periods.indicators,
         inventory=Inventories(plant, store, periods, registers, partial(factors_used, store.pool)).of,
-        ledger=periods.ledger,
+        green_ledger=periods.ledger,
         green_hours=periods.by_hour,
         library=lambda: registers.library,
         registers=registers,
         factors_changed=factors_changed,
+        counter_ledger=partial(counter_ledger, pipeline.history.current, store),
+        event_changed=event_changed,
         boot="b",
     )
     transport = httpx.ASGITransport(create_app(services))

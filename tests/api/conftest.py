@@ -235,11 +235,13 @@ class World:
             live=lambda: self.live,
             indicators=indicators,
             inventory=inventory,
-            ledger=None,  # type: ignore[arg-type]  # what people keep is asked of a real store, in tests/registers
+            green_ledger=None,  # type: ignore[arg-type]  # what people keep is asked of a real store, in tests/registers
             green_hours=None,  # type: ignore[arg-type]
             library=FactorLibrary.shipped,
             registers=None,  # type: ignore[arg-type]
             factors_changed=None,  # type: ignore[arg-type]
+            counter_ledger=None,  # type: ignore[arg-type]
+            event_changed=None,  # type: ignore[arg-type]
             boot=self.boot,
             auth=self.auth,
         )

@@ -113,11 +113,13 @@ async def services(filled: str, plant: Plant) -> AsyncIterator[Services]:
         live=lambda: live,
         indicators=indicators,
         inventory=None,  # type: ignore[arg-type]  # no board asks for these
-        ledger=None,  # type: ignore[arg-type]
+        green_ledger=None,  # type: ignore[arg-type]
         green_hours=None,  # type: ignore[arg-type]
         library=FactorLibrary.shipped,
         registers=None,  # type: ignore[arg-type]
         factors_changed=None,  # type: ignore[arg-type]
+        counter_ledger=None,  # type: ignore[arg-type]
+        event_changed=None,  # type: ignore[arg-type]
         boot="b",
     )
     await store.close()
