@@ -133,6 +133,10 @@ class IndicatorRow(BaseModel):
     basis: str | None
     coverage: float | None
     method_set: str
+    entry: float | None
+    final: float | None
+    reached: str | None
+    note: str
 
 
 class DeviceRow(BaseModel):

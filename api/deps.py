@@ -17,6 +17,7 @@ from core.carbon.indicators import PeriodSums
 from core.clock import Clock
 from core.energy.register import MeterEvent
 from core.explain import Explanations
+from core.footprint import Footprints
 from core.health import Health
 from core.inventory import Inventory
 from core.ledger import LedgerDay
@@ -51,6 +52,7 @@ class Services:
         green_ledger: A period's sums and its ledger of non-fossil electricity by one method set.
         green_hours: That ledger by the hour.
         counter_ledger: A register's days over [start_ns, end_ns).
+        footprints: Of a product's batches over [start_ns, end_ns) by basis and method set.
         library: Gives the factor library in force.
         registers: What people keep.
         factors_changed: Told that own factors of [start_ns, end_ns) were approved or withdrawn.
@@ -73,6 +75,7 @@ class Services:
     green_ledger: Callable[[int, int, str], Awaitable[tuple[PeriodSums, NonFossil]]]
     green_hours: Callable[[int, int, str], Awaitable[Sequence[Mapping[str, object]]]]
     counter_ledger: Callable[[str, int, int], Awaitable[Sequence[LedgerDay]]]
+    footprints: Callable[[str, int, int, str, str], Awaitable[Footprints]]
     library: Callable[[], FactorLibrary]
     registers: Registers
     factors_changed: Callable[[int, int], Awaitable[None]]

@@ -15,9 +15,10 @@ from core.carbon.green_power import GreenPower, NonFossil, hourly_match, non_fos
 from core.carbon.indicators import ELECTRICITY, PeriodSums, green_power_of, indicators
 from core.carbon.method import MethodSet, method_set
 from core.clock import datetime_of, rfc3339
+from core.output import counted_output
 from core.plant.model import Node, NodeKind, Origin, Plant
 from core.registers.activity import Activity, activity_carbon, spread_over
-from core.registers.book import Register
+from core.registers.book import Entry, Register
 from core.registers.production import added_value_cny, output
 from core.registers.shelf import Registers
 from core.results import HOUR_NS, SITE, Basis, Scope
@@ -215,10 +216,25 @@ class Periods:
             purchased_kwh=purchased,
             end_use_kwh=end_use,
             renewable_fuel_kwh=renewable_kwh,
-            output=output(made, start_ns, end_ns),
+            output=await self._output(made, start_ns, end_ns),
             value_cny=added_value_cny(made, start_ns, end_ns),
             power=await self._power(registers, start_ns, end_ns),
         )
+
+    async def _output(self, made: Sequence[Entry], start_ns: int, end_ns: int) -> tuple[float, str] | None:
+        """Good output written down and counted; None where there is none or units differ."""
+        written = output(made, start_ns, end_ns)
+        amounts = [] if written is None else [written]
+        if made and written is None:
+            return None
+        for product in self._plant.products:
+            if product.counter is not None:
+                _, counted = await counted_output(self._plant, self._store, product, start_ns, end_ns)
+                if np.isfinite(counted).any():
+                    amounts.append((float(np.nansum(counted)), product.unit))
+        if len({unit for _, unit in amounts}) != 1:
+            return None
+        return sum(amount for amount, _ in amounts), amounts[0][1]
 
     async def _hourly_match(self, start_ns: int, end_ns: int) -> float | None:
         """Hour by hour, how much of the load own and direct-line power covered; None without such sources."""

@@ -35,6 +35,7 @@ from core.energy.register import MeterEvent
 from core.engine import Engine
 from core.errors import EcmcError, StoreUnavailable
 from core.explain import Explanations
+from core.footprint import FootprintBook
 from core.health import Health, Status
 from core.inventory import Inventories
 from core.ledger import LedgerDay, counter_ledger
@@ -203,6 +204,7 @@ class Site:
             green_ledger=self._periods.ledger,
             green_hours=self._periods.by_hour,
             counter_ledger=self._counter_ledger,
+            footprints=FootprintBook(self._plant, self._store, self._registers).of,
             library=lambda: self._registers.library,
             registers=self._registers,
             factors_changed=self._factors_changed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -17,7 +18,15 @@ from api.table import InMedia, Sheet, download
 from api.window import moment_ns, period_span
 from core.carbon.factor_row import FactorRow, published_ns
 from core.carbon.green_power import fossil_remainder_kg
+from core.carbon.indicators import trajectory
+from core.carbon.method import METHOD_SET_IDS
+from core.carbon.method import MethodSet as MethodSetRules
+from core.carbon.method import method_set as method_set_named
+from core.carbon.sector import sectors
+from core.carbon.uncertainty import combined_uncertainty, monte_carlo
+from core.clock import rfc3339
 from core.errors import BadRequest
+from core.footprint import BatchFootprint
 from core.results import Basis
 
 router = APIRouter(prefix="/v1", tags=["accounting"])
@@ -203,6 +212,162 @@ async def compare(
             "factor_effect_kgco2e": sum(float(str(line["factor_effect_kgco2e"])) for line in lines),
         }
     )
+
+
+@router.get("/footprints")
+async def footprints(
+    services: InServices,
+    plant: InPlant,
+    media: InMedia,
+    product: Annotated[str, Query(description="Product id of plant.yaml.")],
+    period: Annotated[str, Query(description="A year, month or day in the plant's zone.")],
+    basis: InBasis = Basis.LOCATION,
+    method_set: MethodSet = None,
+) -> Response:
+    """Carbon of each batch, shift or order: its nodes' own, its part of shared ones, embedded emissions for CBAM."""
+    span = period_span(plant, period)
+    method = asked_method_set(plant, method_set)
+    found = await services.footprints(product, span.start_ns, span.end_ns, basis.value, method)
+    rows = [_footprint(batch) for batch in found.batches]
+    if media is not None:
+        columns = [name for name in (rows[0] if rows else {}) if name != "cbam"]
+        sheet = Sheet(
+            "footprints",
+            columns,
+            [[str(r[c]) if c == "direct_kgco2e" else r[c] for c in columns] for r in rows],
+        )
+        return download(media, f"footprints-{product}-{period}", lambda: [sheet])
+    good = sum(batch.made.good for batch in found.batches)
+    total = sum(batch.total_kg for batch in found.batches)
+    return Json(
+        {
+            "product": product,
+            "period": period,
+            "basis": basis.value,
+            "method_set": method,
+            "unit": found.product.unit,
+            "allocation": found.product.allocation,
+            "batches": rows,
+            "good": good,
+            "total_kgco2e": total,
+            "per_good_kgco2e": total / good if good > 0 else math.nan,
+            "idle_kgco2e": found.idle_kg,
+            "unknown_hours": found.unknown_hours,
+            "design": "designed toward ISO 14067:2018 and GB/T 24067-2024; gate to gate",
+        }
+    )
+
+
+@router.get("/uncertainty")
+async def uncertainty(
+    services: InServices,
+    plant: InPlant,
+    period: str,
+    basis: InBasis = Basis.LOCATION,
+    method_set: MethodSet = None,
+    trials: Annotated[int, Query(ge=10_000, le=1_000_000)] = 100_000,
+    seed: Annotated[int, Query(ge=0, description="The same seed gives the same answer.")] = 1,
+) -> Response:
+    """The inventory's uncertainty by error propagation and by Monte Carlo (2006 IPCC Guidelines, 1, chapter 3)."""
+    span = period_span(plant, period)
+    made = await services.inventory(span.start_ns, span.end_ns, asked_method_set(plant, method_set))
+    terms = made.terms(basis)
+    drawn = await asyncio.to_thread(monte_carlo, terms, trials=trials, seed=seed)
+    return Json(
+        {
+            "period": period,
+            "basis": basis.value,
+            "method_set": made.method.id,
+            "propagated": combined_uncertainty(terms),
+            "monte_carlo": {**asdict(drawn), "uncertainty": drawn.uncertainty},
+            "not_stated": list(made.unstated),
+        }
+    )
+
+
+@router.get("/method-sets")
+async def method_sets(plant: InPlant) -> Response:
+    """The method sets there are, with their editions and rules, and each sector's register of sources."""
+    return Json(
+        {
+            "kept": list(plant.method_sets),
+            "method_sets": [_method(method_set_named(name)) for name in METHOD_SET_IDS],
+            "sectors": [asdict(sector) for sector in sectors()],
+        }
+    )
+
+
+@router.get("/trajectory")
+async def trajectory_to_final(
+    services: InServices,
+    plant: InPlant,
+    period: Annotated[str, Query(description="The year to start from, with the plant's own figures.")],
+    last_year: Annotated[int, Query(ge=2020, le=2100, description="The year of the final value.")] = 2030,
+    method_set: MethodSet = None,
+) -> Response:
+    """Yearly targets of the three national core indicators, in equal steps from the period's value to the final one."""
+    span = period_span(plant, period)
+    method = asked_method_set(plant, method_set)
+    tce_basis = method_set_named(method).tce_basis.value
+    made = []
+    for row in await services.indicators(span.start_ns, span.end_ns, method):
+        basis = str(row["basis"] or "")
+        asked = row["final"] is not None and row["value"] is not None
+        if asked and (not basis or basis.split(",")[-1] == tce_basis):
+            steps = trajectory(int(period[:4]), float(str(row["value"])), last_year, float(str(row["final"])))
+            made.append(
+                {
+                    "indicator": row["indicator"],
+                    "unit": row["unit"],
+                    "basis": row["basis"],
+                    "entry": row["entry"],
+                    "final": row["final"],
+                    "targets": {str(year): value for year, value in steps.items()},
+                }
+            )
+    return Json(made)
+
+
+def _footprint(batch: BatchFootprint) -> dict[str, Any]:
+    made, embedded = batch.made, batch.embedded
+    return {
+        "batch": made.id,
+        "start": rfc3339(made.start_ns),
+        "end": rfc3339(made.end_ns),
+        "nodes": " ".join(made.nodes),
+        "good": made.good,
+        "scrap": made.scrap,
+        "direct_kgco2e": {str(scope): kg for scope, kg in batch.direct_kg.items()},
+        "shared_kgco2e": batch.shared_kg,
+        "total_kgco2e": batch.total_kg,
+        "per_good_kgco2e": batch.per_good_kg,
+        "electricity_kwh": batch.electricity_kwh,
+        "life_cycle_electricity_kgco2e": batch.life_cycle_kg,
+        "cbam": None
+        if embedded is None
+        else {
+            "cn_code": embedded.cn_code,
+            "direct_t_per_t": embedded.direct_t_per_t,
+            "indirect_t_per_t": embedded.indirect_t_per_t,
+            "indirect_counts": embedded.indirect_counts,
+            "see_t_per_t": embedded.see_t_per_t,
+        },
+    }
+
+
+def _method(method: MethodSetRules) -> dict[str, Any]:
+    return {
+        "id": method.id,
+        "name": {"zh": method.name.zh, "en": method.name.en},
+        "edition": method.edition,
+        "gwp_set": method.gwp_set,
+        "oxidation": method.oxidation,
+        "scopes": sorted(int(scope) for scope in method.scopes),
+        "location": asdict(method.location),
+        "market": [asdict(rule) for rule in method.market],
+        "tce_basis": method.tce_basis.value,
+        "nets_sold_energy": method.nets_sold_energy,
+    }
 
 
 def _factor(row: FactorRow) -> dict[str, Any]:

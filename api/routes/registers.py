@@ -113,6 +113,20 @@ def _entry_routes(register: Register, path: str) -> None:
         await _restate(services, entry)
         return Json(_entry_row(entry))
 
+    @router.post(path + "/approve", name=f"approve many {name}")
+    async def approve_many(
+        services: InServices, caller: InWho, numbers: list[int], who: Who = ""
+    ) -> Response:
+        """Approve a list of entries, all or none: an hourly series is not approved by hand."""
+        approved = await _registers(services).book.approve_all(
+            register, numbers, caller or who or "local", services.clock.now_ns()
+        )
+        if register is Register.FACTOR and approved:
+            await services.factors_changed(
+                min(entry.start_ns for entry in approved), max(entry.end_ns for entry in approved)
+            )
+        return Json({"approved": len(approved)})
+
     @router.post(path + "/{number}/withdraw", name=f"withdraw {name}")
     async def withdraw(
         services: InServices, caller: InWho, number: int, body: WithdrawBody, who: Who = ""

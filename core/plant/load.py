@@ -42,7 +42,7 @@ from core.plant.model import (
 from core.plant.network import Measured, checked_id, read_edges, read_nodes, region_codes
 from core.plant.pointlist import POINT_ID, point_list_file, read_point_list, topic_faults
 from core.plant.profile import MODBUS, Profile, ProfileShelf, device_point, filled_topic
-from core.plant.statement import read_statement
+from core.plant.statement import read_products, read_statement
 
 SHIPPED = "shipped"  # where kept documents have the profiles that are not the plant's own
 
@@ -123,6 +123,9 @@ class _Reading:
         declared = entry.child("inventory")
         nameable = {"grid", *node_by_id, *self.factors.series, *self.factors.row_by_id, *self.factors.fuels}
         statement = read_statement(declared, nameable) if declared else Statement()
+        products = read_products(
+            entry, node_by_id, self.points, {*self.factors.row_by_id, *self.factors.series}
+        )
         entry.finish()
         names = ("plant.yaml", "points.csv", "points.xlsx", "alerts.yaml", "factors.csv")
         files = [file for name in names if (file := self.folder / name).is_file()] + self.shelf.files
@@ -144,6 +147,7 @@ class _Reading:
             fingerprint=_fingerprint(files),
             gap_after_s=gap_after_s,
             statement=statement,
+            products=products,
             documents=_packed(self.folder, files),
             valid_from_ns=valid_from_ns,
             seal_after_days=seal_after_days,

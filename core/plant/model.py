@@ -322,6 +322,31 @@ SEAL_AFTER_DAYS = 10
 
 
 @dataclass(frozen=True, slots=True)
+class Product:
+    """What the plant makes, and how carbon is laid on it; `products` in plant.yaml.
+
+    Attributes:
+        nodes: Where it is made: their carbon is its own.
+        shared: Nodes whose carbon it bears a part of, with the other products that name them.
+        allocation: The declared rule (core.carbon.product.Allocation) by which nodes used by several are split.
+        counter: A PLC's or scale's counter of good output, in `unit`; None: output is written down.
+        life_cycle_factor: Factor id of its electricity over the life cycle, shown apart; None: not asked for.
+        cbam_sector, cn_code: Where it is a good of (EU) 2023/956.
+    """
+
+    id: str
+    name: Label
+    unit: str
+    nodes: tuple[str, ...]
+    shared: tuple[str, ...] = ()
+    allocation: str = "mass"
+    counter: str | None = None
+    life_cycle_factor: str | None = None
+    cbam_sector: str | None = None
+    cn_code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Plant:
     """A whole checked plant folder. Tuples keep the folder's order; the maps are for look-up.
 
@@ -348,6 +373,7 @@ class Plant:
     fingerprint: str  # SHA-256 over the folder's files and the profiles used
     gap_after_s: float | None = None  # plant-wide; None: larger of 3 periods and 3 base intervals
     statement: Statement = field(default_factory=Statement)
+    products: tuple[Product, ...] = ()
     documents: bytes = field(default=b"", repr=False)
     valid_from_ns: int | None = None
     seal_after_days: int = SEAL_AFTER_DAYS

@@ -9,7 +9,7 @@ time, because that is how the same litre of diesel gets counted twice.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any
@@ -154,19 +154,46 @@ class Book:
             UnknownEntry: There is none of that number.
             BadRequest: It does not wait for approval, or the same person wrote it.
         """
-        entry = await self.entry(register, number)
-        if entry.state is not State.WAITING:
-            raise BadRequest(f"{register} {number} is {entry.state}: it does not wait for approval")
-        if entry.who == who:
-            raise BadRequest(f"{register} {number} was entered by {who}: somebody else has to approve it")
-        await self._change(
-            "UPDATE ecmc.entry SET approved_by = $2, approved_at = $3"
-            " WHERE id = $1 AND approved_at IS NULL AND withdrawn_at IS NULL",
-            number,
-            who,
-            datetime_of(at_ns),
-        )
-        return await self.entry(register, number)
+        return (await self.approve_all(register, [number], who, at_ns))[0]
+
+    async def approve_all(
+        self, register: Register, numbers: Sequence[int], who: str, at_ns: int
+    ) -> list[Entry]:
+        """Approve entries, all or none.
+
+        Raises:
+            As `approve`.
+        """
+        wanted = sorted(set(numbers))
+        with refusals():
+            async with self._pool.acquire() as connection, connection.transaction():
+                rows = await connection.fetch(
+                    f"{_SELECT} WHERE id = ANY($1) AND register = $2 ORDER BY id FOR UPDATE",
+                    wanted,
+                    register.value,
+                )
+                entries = {row["id"]: _entry(row) for row in rows}
+                for number in wanted:
+                    if number not in entries:
+                        raise UnknownEntry(f"no {register} {number}")
+                    entry = entries[number]
+                    if entry.state is not State.WAITING:
+                        raise BadRequest(
+                            f"{register} {number} is {entry.state}: it does not wait for approval"
+                        )
+                    if entry.who == who:
+                        raise BadRequest(
+                            f"{register} {number} was entered by {who}: somebody else has to approve it"
+                        )
+                await connection.execute(
+                    "UPDATE ecmc.entry SET approved_by = $2, approved_at = $3 WHERE id = ANY($1)",
+                    wanted,
+                    who,
+                    datetime_of(at_ns),
+                )
+        return [
+            replace(entry, approved_by=who, approved_at_ns=at_ns // 1000 * 1000) for entry in entries.values()
+        ]
 
     async def withdraw(self, register: Register, number: int, who: str, why: str, at_ns: int) -> Entry:
         """Take an entry out of every sum; it stays readable.

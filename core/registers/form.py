@@ -103,6 +103,13 @@ class ActivityRow(PeriodRow):
         return self
 
 
+class PrecursorRow(Row):
+    cn_code: Word
+    mass_t: Amount
+    direct_t_per_t: Amount
+    indirect_t_per_t: Amount | None = None
+
+
 class ProductionRow(PeriodRow):
     product: Word
     amount: Amount
@@ -112,6 +119,7 @@ class ProductionRow(PeriodRow):
     batch: str = ""
     driver: Amount = 0.0
     value_cny: Amount | None = None
+    precursors: tuple[PrecursorRow, ...] = ()
     note: Text = ""
 
 
@@ -280,6 +288,11 @@ def _activity(row: ActivityRow, context: Context) -> NewEntry:
 def _production(row: ProductionRow, context: Context) -> NewEntry:
     if row.node and row.node not in context.plant.node_by_id:
         raise BadRequest(f"node: the plant has no node {row.node!r}")
+    declared = {product.id: product for product in context.plant.products}
+    if declared and row.product not in declared:
+        raise BadRequest(f"product: plant.yaml declares no product {row.product!r}: {', '.join(declared)}")
+    if declared and row.unit != declared[row.product].unit:
+        raise BadRequest(f"unit: {row.unit!r}, product {row.product} counts in {declared[row.product].unit}")
     fields = row.model_dump(exclude={"period", "start", "end"})
     return NewEntry(Production(**fields).line, *row.span_ns(context.plant.zone), fields)
 
@@ -342,7 +355,7 @@ def _put(row: dict[str, Any], column: str, cell: str, number: int, faults: list[
     outer, dot, inner = column.partition(".")
     if dot:
         row.setdefault(outer, {})[inner] = cell
-    elif column in ("details", "balance"):
+    elif column in ("details", "balance", "precursors"):
         try:
             row[column] = orjson.loads(cell)
         except orjson.JSONDecodeError as why:

@@ -140,6 +140,15 @@ PROCESSES: Mapping[str, Process] = {
         ),
         "IPCC 2006 Guidelines, volume 3, chapter 6 (C17)",
     ),
+    "combustion-ch4-n2o": Process(
+        "kWh",
+        ("fuel", "sector"),
+        (),
+        lambda amount, d, method, library: accounting.combustion_ch4_n2o_kgco2e(
+            amount, str(d["fuel"]), str(d["sector"]), method.gwp_set, library
+        ),
+        "IPCC 2006 Guidelines, volume 2, chapter 2: CH4 and N2O of burning, of biomass too",
+    ),
     "wastewater": Process(
         "kg",
         ("mcf",),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from core.carbon.product import Precursor
 from core.registers.book import Entry
 
 
@@ -19,6 +20,7 @@ class Production:
         batch: Batch, shift or order.
         driver: Its amount of the allocation rule (hours, t, value, rated kWh).
         value_cny: Industrial added value.
+        precursors: Goods of CBAM that went in: cn_code, mass_t, direct_t_per_t, indirect_t_per_t.
     """
 
     product: str
@@ -29,7 +31,12 @@ class Production:
     batch: str = ""
     driver: float = 0.0
     value_cny: float | None = None
+    precursors: tuple[Mapping[str, Any], ...] = ()
     note: str = ""
+
+    @property
+    def precursor_list(self) -> tuple[Precursor, ...]:
+        return tuple(Precursor(**precursor) for precursor in self.precursors)
 
     @property
     def line(self) -> str:

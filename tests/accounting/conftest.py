@@ -22,6 +22,7 @@ from core.carbon.factors import FactorLibrary
 from core.clock import SystemClock, parse_rfc3339
 from core.energy.register import MeterEvent
 from core.engine import Engine
+from core.footprint import FootprintBook
 from core.health import Health
 from core.inventory import Inventories
 from core.ledger import counter_ledger
@@ -53,6 +54,10 @@ inventory:
   exclusions:
     - {what: {zh: 员工通勤, en: Commuting}, scope: 3, reason: {zh: 不显著, en: below the significance threshold}}
   uncertainty_pct: {grid: 5, natural_gas@ndrc_other_industry: 3}
+products:
+  - {id: gear, unit: t, nodes: press, shared: [boiler], life_cycle_factor: "generation_footprint_cn:coal",
+     cbam: {sector: iron-and-steel, cn_code: "73181500"}}
+  - {id: bolt, unit: t, nodes: [], shared: [boiler]}
 network:
   nodes:
     - {id: grid, kind: source, carrier: electricity, origin: purchased, factor: grid}
@@ -151,6 +156,7 @@ async def office(databases: Any, computed: str, plant: Plant) -> AsyncIterator[O
         library=lambda: registers.library,
         registers=registers,
         factors_changed=factors_changed,
+        footprints=FootprintBook(plant, store, registers).of,
         counter_ledger=partial(counter_ledger, pipeline.history.current, store),
         event_changed=event_changed,
         boot="b",

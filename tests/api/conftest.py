@@ -241,6 +241,7 @@ class World:
             registers=None,  # type: ignore[arg-type]
             factors_changed=None,  # type: ignore[arg-type]
             counter_ledger=None,  # type: ignore[arg-type]
+            footprints=None,  # type: ignore[arg-type]
             event_changed=None,  # type: ignore[arg-type]
             boot=self.boot,
             auth=self.auth,

@@ -119,6 +119,7 @@ async def services(filled: str, plant: Plant) -> AsyncIterator[Services]:
         registers=None,  # type: ignore[arg-type]
         factors_changed=None,  # type: ignore[arg-type]
         counter_ledger=None,  # type: ignore[arg-type]
+        footprints=None,  # type: ignore[arg-type]
         event_changed=None,  # type: ignore[arg-type]
         boot="b",
     )
