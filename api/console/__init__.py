@@ -19,7 +19,17 @@ from starlette.responses import RedirectResponse, Response
 
 from api.errors import problem
 
-PAGES: Final = ("index.html", "console.css", "console.js", "charts.js", "feed.js", "words.js", "icon.svg")
+PAGES: Final = (
+    "index.html",
+    "inventory.html",
+    "console.css",
+    "console.js",
+    "inventory.js",
+    "charts.js",
+    "feed.js",
+    "words.js",
+    "icon.svg",
+)
 PLOTLY: Final = "plotly.min.js"
 
 # Plotly writes style elements of its own, hence 'unsafe-inline' for styles; scripts are files of ours alone.
@@ -39,6 +49,10 @@ def mount(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return _file("index.html")
+
+    @app.get("/inventory", include_in_schema=False)
+    async def inventory() -> Response:
+        return _file("inventory.html")
 
     @app.get("/favicon.ico", include_in_schema=False)
     async def icon() -> Response:

@@ -1,5 +1,5 @@
 // @ts-check
-// The two charts, drawn by Plotly in the page's colours.
+// The charts, drawn by Plotly in the page's colours.
 
 import { figure, named, word } from "./words.js";
 
@@ -121,5 +121,25 @@ export function drawIntensity(at, steps, now, range) {
     ...layout(), margin: { l: 46, r: 20, t: 12, b: 30 }, showlegend: false,
     xaxis: { ...grid, range, type: "date", tickformat: "%H:%M", nticks: 9, ticklabelstandoff: 5 },
     yaxis: { ...grid, rangemode: "tozero", nticks: 5, tickformat: ".2f" },
+  }, config);
+}
+
+/**
+ * Stacked bars by month, one colour a source of emissions.
+ * @param {HTMLElement} at
+ * @param {string[]} months
+ * @param {{name: string, months: (number | null)[]}[]} lines in t
+ */
+export function drawMonths(at, months, lines) {
+  const colours = ["#e2a95a", "#4cc2b0", "#6aa9e9", "#b79ad6", "#d9655c", "#93a7b5", "#c3cf6a", "#d58a5c"];
+  const traces = lines.map((line, i) => ({
+    type: "bar", name: line.name, x: months, y: line.months, marker: { color: colours[i % colours.length] },
+    hovertemplate: `%{x}  %{y:.2f} tCO₂e<extra>${line.name}</extra>`,
+  }));
+  const grid = { gridcolor: colour("line"), tickfont: { color: colour("muted") } };
+  at.dataset.bars = String(traces.length);
+  plotly()?.react(at, traces, {
+    ...layout(), barmode: "relative", margin: { l: 56, r: 8, t: 8, b: 30 }, legend: { orientation: "h", y: -0.14 },
+    xaxis: { ...grid, type: "category" }, yaxis: { ...grid, title: { text: "tCO₂e" } },
   }, config);
 }

@@ -20,6 +20,11 @@ export async function post(path, body) {
   return answer(await fetch(path, { method: "POST", headers, body: JSON.stringify(body) }));
 }
 
+/** @param {string} path @param {Blob} content @returns {Promise<any>} */
+export async function put(path, content) {
+  return answer(await fetch(path, { method: "PUT", body: content }));
+}
+
 /** @param {Response} response */
 async function answer(response) {
   if (response.status === 204) return null;

@@ -15,7 +15,7 @@ from api.routes.series import MethodSet, asked_method_set
 from api.table import InMedia, Sheet, download
 from api.window import period_span
 from core.carbon.factor_row import FactorRow
-from core.clock import datetime_of
+from core.clock import datetime_of, rfc3339
 from core.inventory import CATEGORIES, Inventory, Line, Total
 from core.plant.model import Label, Plant
 from core.results import Basis
@@ -77,6 +77,7 @@ class InventoryAnswer(BaseModel):
     base_year: dict[str, Any] | None
     months: list[str]
     month_starts: list[str]
+    end: str
     categories: dict[str, LabelRow]
     lines: list[LineRow]
     totals: list[TotalRow]
@@ -126,6 +127,7 @@ def _answer(plant: Plant, period: str, made: Inventory, rows: dict[str, FactorRo
         },
         "months": [f"{datetime_of(ns).astimezone(plant.zone):%Y-%m}" for ns in made.month_ns.tolist()],
         "month_starts": times(made.month_ns),
+        "end": rfc3339(made.end_ns),
         "categories": {str(number): _label(name) for number, name in CATEGORIES.items()},
         "lines": [_line(line) for line in made.lines],
         "totals": [_total(total) for total in made.totals],

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI
 
 from api.app import create_app
 from api.deps import Services
@@ -22,6 +23,7 @@ from core.carbon.factors import FactorLibrary
 from core.clock import SystemClock, parse_rfc3339
 from core.energy.register import MeterEvent
 from core.engine import Engine
+from core.explain import Explanations
 from core.footprint import FootprintBook
 from core.health import Health
 from core.inventory import Inventories
@@ -93,6 +95,7 @@ class Office:
     plant: Plant
     store: PostgresStore
     http: httpx.AsyncClient
+    app: FastAPI
 
 
 @pytest.fixture(scope="session")
@@ -160,8 +163,10 @@ async def office(databases: Any, computed: str, plant: Plant) -> AsyncIterator[O
         counter_ledger=partial(counter_ledger, pipeline.history.current, store),
         event_changed=event_changed,
         boot="b",
+        explain=Explanations(pipeline.history, store),
     )
-    transport = httpx.ASGITransport(create_app(services))
+    app = create_app(services)
+    transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
-        yield Office(plant, store, http)
+        yield Office(plant, store, http, app)
     await store.close()
