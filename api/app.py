@@ -20,6 +20,7 @@ from api.routes import (
     plant,
     registers,
     samples,
+    seals,
     series,
     stream,
 )
@@ -55,6 +56,7 @@ def create_app(services: Services) -> FastAPI:
         samples,
         series,
         explain,
+        seals,
         inventory,
         accounting,
         registers,

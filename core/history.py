@@ -53,6 +53,7 @@ class History:
         """Run with another model from here on."""
         self.current = current
         self._engines.clear()
+        self._libraries.clear()
 
     def hours_of_change(self, start_ns: int, end_ns: int) -> list[int]:
         """Hour edges around each change of model inside (start, end): an hour two models share is computed by itself."""
@@ -139,7 +140,12 @@ class History:
         if past is None:
             return self.current.library
         if newest not in self._libraries:
-            self._libraries[newest] = FactorLibrary.shipped().with_rows(past.factors)
+            now = await self._past_plant(self.current.fingerprint)
+            folders_now = {row.id for row in now.factors} if now is not None else set()
+            # What people entered through the interface is known by its own time, whatever the folder says.
+            entered = [row for row in self.current.library.rows if row.id not in folders_now]
+            then = FactorLibrary.shipped().with_rows(past.factors)
+            self._libraries[newest] = with_missing(then, entered)
         return self._libraries[newest]
 
 

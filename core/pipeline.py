@@ -256,19 +256,35 @@ class Pipeline:
     async def _computed(
         self, segments: Sequence[Segment], stocks: Stocks | None, known_at_ns: int
     ) -> WindowResult:
-        """The results of neighbouring segments; several lie in one hour."""
-        parts: list[WindowResult] = []
-        for segment in segments:
-            engine = segment.engine
-            span = segment.start_ns, segment.end_ns
-            readings = await self._store.readings(engine.points, *span, engine.step_spread_ns)
-            part = await asyncio.to_thread(engine.compute, readings, *span, stocks, known_at_ns)
-            assert part.interval_stock_kwh is not None
-            assert part.interval_stock_kg is not None
-            last_kg = part.interval_stock_kg[..., -1]
-            stocks = Stocks(part.storages, part.flows, part.interval_stock_kwh[..., -1], last_kg)
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else WindowResult.joined(parts)
+        return await computed(self._store, segments, stocks, known_at_ns)
+
+
+async def computed(
+    store: Store,
+    segments: Sequence[Segment],
+    stocks: Stocks | None,
+    known_at_ns: int,
+    as_of_ns: int | None = None,
+) -> WindowResult:
+    """The results of neighbouring segments; several lie in one hour. The only way a figure comes about.
+
+    Args:
+        stocks: What the storages hold at the start.
+        known_at_ns: Factors published later do not count.
+        as_of_ns: Nor do readings that came later; None: all there are.
+    """
+    parts: list[WindowResult] = []
+    for segment in segments:
+        engine = segment.engine
+        span = segment.start_ns, segment.end_ns
+        readings = await store.readings(engine.points, *span, engine.step_spread_ns, as_of_ns)
+        part = await asyncio.to_thread(engine.compute, readings, *span, stocks, known_at_ns)
+        assert part.interval_stock_kwh is not None
+        assert part.interval_stock_kg is not None
+        last_kg = part.interval_stock_kg[..., -1]
+        stocks = Stocks(part.storages, part.flows, part.interval_stock_kwh[..., -1], last_kg)
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else WindowResult.joined(parts)
 
 
 def influence(context: SampleBatch, start_ns: int, end_ns: int, corrected: bool = False) -> tuple[int, int]:

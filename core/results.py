@@ -134,6 +134,11 @@ class WindowResult:
             return self
         return self._cut(first, self.intervals)
 
+    def hour(self, number: int) -> WindowResult:
+        """One of the window's hours by itself."""
+        per_hour = HOUR_NS // self.base_ns
+        return self._cut(number * per_hour, (number + 1) * per_hour)
+
     def patched(self, part: WindowResult) -> WindowResult:
         """This hour with the base intervals of `part`, which ends with it, in place of its own."""
         first = (part.start_ns - self.start_ns) // self.base_ns

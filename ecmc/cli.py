@@ -144,6 +144,43 @@ def recompute(
         typer.echo(line)
 
 
+@app.command()
+def seal(
+    period: Annotated[str, typer.Argument(help="Day 2026-10-05 or month 2026-10, in the plant's zone.")],
+    plant: PlantFolder,
+    why: Annotated[str, typer.Option(help="Reason kept with the seal.")] = "closed by hand",
+    data: DataFolder = None,
+    dsn: Dsn = None,
+) -> None:
+    """Close a day or month now: what changes later is a new revision beside it."""
+    from ecmc.command import seal_period
+    from ecmc.folder import read_plant
+
+    closed = _run(seal_period(read_plant(plant), period, why, data, dsn))
+    typer.echo(f"{closed.period} {closed.label} revision {closed.revision} sealed, {closed.digest.hex()}")
+
+
+@app.command()
+def verify(plant: PlantFolder, data: DataFolder = None, dsn: Dsn = None) -> None:
+    """Compute every closed day again from its readings and check the chain of seals; exit 1 names the first difference."""
+    from ecmc.command import verify_plant
+    from ecmc.folder import read_plant
+
+    verdict = _run(verify_plant(read_plant(plant), data, dsn))
+    if verdict.difference is not None:
+        typer.echo(verdict.difference)
+        raise typer.Exit(1)
+    typer.echo(
+        f"{verdict.seals} seals hold: {verdict.replayed} days computed again from their readings, the same bits"
+    )
+    if verdict.hashed:
+        assert verdict.lost_before_ns is not None
+        typer.echo(
+            f"{verdict.hashed} days by their hashes alone: readings before {rfc3339(verdict.lost_before_ns)} "
+            "are no longer kept"
+        )
+
+
 def _run(work: Coroutine[Any, Any, T]) -> T:
     try:
         import uvloop

@@ -13,10 +13,13 @@ from core.bus import LocalBus
 from core.clock import SystemClock, parse_rfc3339, rfc3339
 from core.errors import BadRequest, Fault
 from core.health import Health
+from core.history import History
 from core.importer import read_sample_file
 from core.pipeline import Pipeline
 from core.plant.model import Plant
 from core.results import SITE
+from core.seal import Seal
+from core.sealing import Sealing, Verdict
 from core.store.claim import EngineClaim, is_dirty_up_to, newest_dirty
 from core.store.postgres import PostgresStore
 from core.store.seam import Conflict, Correction
@@ -84,6 +87,24 @@ async def settle(plant: Plant, store: PostgresStore) -> None:
                 await Pipeline(engine, store, LocalBus(), Health(), SystemClock()).drain()
             else:
                 await asyncio.sleep(0.05)
+
+
+async def seal_period(plant: Plant, label: str, why: str, data: Path | None, dsn: str | None) -> Seal:
+    """Close a day or month by hand, once all of it is computed."""
+    async with opened_store(plant, data, dsn) as store:
+        await settle(plant, store)
+        return await (await _sealing(plant, store)).close(label, getpass.getuser(), why)
+
+
+async def verify_plant(plant: Plant, data: Path | None, dsn: str | None) -> Verdict:
+    """Check every seal of a plant against its stored figures and its readings."""
+    async with opened_store(plant, data, dsn) as store:
+        return await (await _sealing(plant, store)).verify()
+
+
+async def _sealing(plant: Plant, store: PostgresStore) -> Sealing:
+    _, engine = await plant_engine(plant, store)
+    return Sealing(store, History(engine, store), SystemClock())
 
 
 async def recompute_window(

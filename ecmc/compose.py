@@ -47,6 +47,7 @@ from core.plant.model import Plant
 from core.registers.meter_event import points_of
 from core.registers.shelf import Registers
 from core.samples import SampleBatch
+from core.sealing import Sealing
 from core.store.claim import EngineClaim
 from core.store.embedded import EmbeddedServer, running_dsn
 from core.store.factor_use import factors_used
@@ -181,6 +182,7 @@ class Site:
             plant, store, self._periods, registers, partial(factors_used, store.pool)
         )
         self._explanations = Explanations(self._pipeline.history, store)
+        self._sealing = Sealing(store, self._pipeline.history, self._clock)
 
     async def run(
         self,
@@ -220,6 +222,7 @@ class Site:
             "live": self._run_live(),
             "alarms": self._alarms.run(),
             "watch": self._watch(),
+            "seal": self._sealing.run(self._claim.held),
             "upkeep": keep_store(self._store, self._clock, Retention()),
             "http": serve(create_app(services), listening),
         }

@@ -7,7 +7,7 @@ error of the database leaves as StoreUnavailable or StoreRefused.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeAlias, cast
 from zoneinfo import ZoneInfo
@@ -22,8 +22,9 @@ from core.errors import BadRequest
 from core.plant.model import Plant
 from core.results import Flow, WindowResult
 from core.samples import NS_PER_S, Floats, Indices, PointTable, SampleBatch, empty_batch
+from core.seal import Seal
 from core.store import bucket as buckets
-from core.store import model, reader, result, writer
+from core.store import late, model, reader, result, seals, writer
 from core.store.bucket import EMISSION, ENERGY, NODE, Family, Sums
 from core.store.gauge import refresh_gauges
 from core.store.refusal import refusals
@@ -172,7 +173,12 @@ class PostgresStore:
         return SampleBatch(table, np.zeros(len(rows), dtype=np.int32), rows.time_ns, rows.value, rows.status)
 
     async def readings(
-        self, points: Sequence[str], start_ns: int, end_ns: int, step_spread_ns: int
+        self,
+        points: Sequence[str],
+        start_ns: int,
+        end_ns: int,
+        step_spread_ns: int,
+        as_of_ns: int | None = None,
     ) -> SampleBatch:
         table = PointTable(tuple(points))
         if not points:
@@ -180,7 +186,11 @@ class PostgresStore:
         async with self._connection() as connection:
             ids = await self._registry.ids(connection, "point", points)
             known = ids[ids >= 0]
-            rows = await reader.readings(connection, known, start_ns, end_ns, step_spread_ns)
+            if as_of_ns is None:
+                rows = await reader.readings(connection, known, start_ns, end_ns, step_spread_ns)
+            else:
+                async with late.as_of(connection, self.tier, known.tolist(), start_ns, end_ns, as_of_ns):
+                    rows = await reader.readings(connection, known, start_ns, end_ns, step_spread_ns)
         place = np.full(int(ids.max(initial=0)) + 1, -1, dtype=np.int32)
         place[known] = np.flatnonzero(ids >= 0)
         index = place[rows.point]
@@ -315,6 +325,56 @@ class PostgresStore:
             )
             for name, row in zip(names, rows, strict=True)
         ]
+
+    # seals -----------------------------------------------------------------
+    async def seal_chain(self) -> list[Seal]:
+        async with self._connection() as connection:
+            return await seals.chain(connection)
+
+    async def seals(self, start_ns: int, end_ns: int, period: str | None = None) -> list[Seal]:
+        async with self._connection() as connection:
+            return await seals.seals(connection, start_ns, end_ns, period)
+
+    async def open_days(self, zone: str, before_ns: int) -> list[str]:
+        async with self._connection() as connection:
+            return await seals.open_days(connection, zone, before_ns)
+
+    async def reopened_days(self) -> list[tuple[str, str]]:
+        async with self._connection() as connection:
+            return await seals.reopened(connection)
+
+    async def close_day(
+        self,
+        label: str,
+        start_ns: int,
+        end_ns: int,
+        describe: Callable[[set[str]], dict[str, object]],
+        who: str,
+        why: str,
+    ) -> Seal | None:
+        async with self._connection() as connection:
+            return await seals.close_day(connection, label, start_ns, end_ns, describe, who, why)
+
+    async def close_month(self, label: str, start_ns: int, end_ns: int, who: str, why: str) -> Seal | None:
+        async with self._connection() as connection:
+            return await seals.close_month(connection, label, start_ns, end_ns, who, why)
+
+    async def stored(self, start_ns: int, end_ns: int, revision: int | None = None) -> list[WindowResult]:
+        async with self._connection() as connection:
+            return await seals.stored(connection, start_ns, end_ns, revision)
+
+    async def pins(self, start_ns: int, end_ns: int, revision: int) -> list[tuple[int, int]]:
+        async with self._connection() as connection:
+            return await seals.pins(connection, start_ns, end_ns, revision)
+
+    async def kept_from(self, points: Sequence[str]) -> int | None:
+        async with self._connection() as connection:
+            ids = await self._registry.ids(connection, "point", points)
+            return await seals.kept_from(connection, ids[ids >= 0].tolist())
+
+    async def rollup_difference(self, part: WindowResult) -> str | None:
+        async with self._connection() as connection:
+            return await seals.rollup_difference(connection, part)
 
     # series ----------------------------------------------------------------
     async def energy(self, edge: Sequence[str], start_ns: int, end_ns: int, bucket: Bucket) -> Series:

@@ -16,9 +16,9 @@ from core.samples import Floats, Times
 from core.store.bucket import EMISSION, ENERGY, NODE, Family
 from core.store.copy import copy_in, pg_time
 from core.store.rollup import QUARTER_NS, Ends, Parts, window_parts
+from core.store.seals import RESULT_LOCK, preserve
 from core.store.seam import Run, RunSpan
 
-_LOCK = 0x65636D65  # results have one writer at a time
 _TABLES = (
     ("run", "hour"),
     *((f"{family}_block", "hour") for family in ("energy", "node", "emission")),
@@ -40,7 +40,8 @@ async def write(
 ) -> None:
     """Replace the window's hours and drop the ledger rows `done`; the ids are those of the result's names."""
     async with connection.transaction():
-        await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        await connection.execute(f"SELECT pg_advisory_xact_lock({RESULT_LOCK})")
+        await preserve(connection, result)
         start, end = datetime_of(result.start_ns), datetime_of(result.end_ns)
         others = await connection.fetchrow(
             "SELECT coalesce(bool_or(hour < $1), false), coalesce(bool_or(hour >= $2), false)"
@@ -166,7 +167,13 @@ async def _write_stocks(
     hours = result.start_ns + np.arange(result.stock_kwh.shape[1]) * HOUR_NS
     first, last = datetime_of(result.start_ns), datetime_of(result.end_ns)
     for table in ("stock", "stock_carbon"):
-        await connection.execute(f"DELETE FROM ecmc.{table} WHERE hour >= $1 AND hour <= $2", first, last)
+        # At the end stands what the next hour begins with, also in storages that are only then there.
+        await connection.execute(
+            f"DELETE FROM ecmc.{table} WHERE hour >= $1 AND hour < $2 OR hour = $2 AND node_id = ANY($3)",
+            first,
+            last,
+            storages.tolist(),
+        )
     await copy_in(
         connection,
         "stock",

@@ -6,7 +6,7 @@ Times are UTC nanoseconds, ranges half-open.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from core.plant.model import Plant
 from core.results import Flow, WindowResult
 from core.samples import Flags, Floats, Indices, SampleBatch, Times
+from core.seal import Seal
 
 Bucket = Literal["1m", "5m", "15m", "30m", "1h", "1d", "1mo", "1y"]
 
@@ -203,13 +204,19 @@ class Store(Protocol):
         """At most `limit` samples of one point in time order, those after `after_ns` where given."""
 
     async def readings(
-        self, points: Sequence[str], start_ns: int, end_ns: int, step_spread_ns: int
+        self,
+        points: Sequence[str],
+        start_ns: int,
+        end_ns: int,
+        step_spread_ns: int,
+        as_of_ns: int | None = None,
     ) -> SampleBatch:
         """Non-bad readings of [start, end) sorted by (point, time), with the context interval energy needs:
 
         before start, the last reading and the first reading of its plateau (equal values) within `step_spread_ns`
         of it, with the reading before that; after end, the first reading and, within `step_spread_ns`, the first
         one with another value and the reading after it. So a window computes the same bits however it is cut.
+        With `as_of_ns`, without what came or changed in closed days after that time.
         """
 
     async def span(self) -> tuple[int, int] | None:
@@ -259,6 +266,48 @@ class Store(Protocol):
         self, points: Sequence[str], start_ns: int, end_ns: int, limit: int
     ) -> list[CorrectedSample]:
         """Values replaced on record in [start, end), newest correction first."""
+
+    # seals -----------------------------------------------------------------
+    async def seal_chain(self) -> list[Seal]:
+        """Every seal in the order of the chain."""
+
+    async def seals(self, start_ns: int, end_ns: int, period: str | None = None) -> list[Seal]:
+        """Seals of the periods that touch [start, end)."""
+
+    async def open_days(self, zone: str, before_ns: int) -> list[str]:
+        """Days (2026-10-05) with results, over by then, that were never closed."""
+
+    async def reopened_days(self) -> list[tuple[str, str]]:
+        """Closed days whose figures have changed since, and why."""
+
+    async def close_day(
+        self,
+        label: str,
+        start_ns: int,
+        end_ns: int,
+        describe: Callable[[set[str]], dict[str, object]],
+        who: str,
+        why: str,
+    ) -> Seal | None:
+        """Close a day over whole hours as it is stored; None where something of it is still to be computed.
+
+        `describe` says of factor row ids what the rows say.
+        """
+
+    async def close_month(self, label: str, start_ns: int, end_ns: int, who: str, why: str) -> Seal | None:
+        """Close a month over the newest seals of its days; None where there are none."""
+
+    async def stored(self, start_ns: int, end_ns: int, revision: int | None = None) -> list[WindowResult]:
+        """Everything stored of whole hours; several results where the base interval changed."""
+
+    async def pins(self, start_ns: int, end_ns: int, revision: int) -> list[tuple[int, int]]:
+        """(hour, known time) of the computations behind a revision's hours."""
+
+    async def kept_from(self, points: Sequence[str]) -> int | None:
+        """From when on all readings of these points are still there; None where none was dropped."""
+
+    async def rollup_difference(self, part: WindowResult) -> str | None:
+        """The first roll-up that is not the sum of these stored intervals."""
 
     # series ----------------------------------------------------------------
     async def energy(self, edge: Sequence[str], start_ns: int, end_ns: int, bucket: Bucket) -> Series:

@@ -18,11 +18,22 @@ from core.errors import BadRequest
 from core.results import HOUR_NS, Flow, IntervalEnergy, WindowResult
 from core.samples import NS_PER_S, Floats
 from core.store.copy import copy_out_blocks, time_ns_of_pg
+from core.store.rollup import Parts
 
 Ids = npt.NDArray[np.int32]
+# What of a closed hour is kept when it is computed anew, each in a table of that name and `_archive`.
+ARCHIVED = ("energy_block", "node_block", "emission_block", "stock", "stock_carbon")
 _ENERGY = ("energy_kwh", "covered", "estimated_kwh", "mark")
 _NODE = ("in_kwh", "out_kwh", "residual_kwh", "through_kwh", "covered")
 _EMISSION = ("emissions_kg", "through_kg")
+_COLUMNS = {
+    "run": "hour, known_at, plant_fingerprint, reason, factor_ids",
+    "energy_block": ", ".join(("edge_id", "hour", *_ENERGY)),
+    "node_block": ", ".join(("node_id", "hour", *_NODE)),
+    "emission_block": ", ".join(("node_id", "flow_id", "hour", *_EMISSION)),
+    "stock": "node_id, hour, kwh",
+    "stock_carbon": "node_id, flow_id, hour, kg",
+}
 
 
 async def read_window(
@@ -43,7 +54,7 @@ async def read_window(
     Raises:
         BadRequest: The base interval changed inside the window.
     """
-    per_hour = await _per_hour(connection, start_ns, end_ns)
+    per_hour = await _per_hour(connection, start_ns, end_ns, revision)
     hours = (end_ns - start_ns) // HOUR_NS
     span = _Span(connection, start_ns, end_ns, per_hour, revision)
     energy = await span.read("energy", {"edge_id": edges[1]}, _ENERGY)
@@ -76,11 +87,13 @@ async def read_window(
     )
 
 
-async def _per_hour(connection: asyncpg.Connection[Any], start_ns: int, end_ns: int) -> int:
+async def _per_hour(
+    connection: asyncpg.Connection[Any], start_ns: int, end_ns: int, revision: int | None
+) -> int:
     """Base intervals an hour, as stored; one where nothing is."""
     found = await connection.fetch(
-        "SELECT DISTINCT cardinality(covered) AS n FROM ecmc.node_block WHERE hour >= $1 AND hour < $2"
-        " AND node_id = (SELECT id FROM ecmc.node WHERE name = 'site')",
+        f"SELECT DISTINCT cardinality(covered) AS n FROM {source('node_block', revision)} AS b"
+        " WHERE hour >= $1 AND hour < $2 AND node_id = (SELECT id FROM ecmc.node WHERE name = 'site')",
         datetime_of(start_ns),
         datetime_of(end_ns),
     )
@@ -89,6 +102,26 @@ async def _per_hour(connection: asyncpg.Connection[Any], start_ns: int, end_ns: 
             f"the base interval changed within {rfc3339(start_ns)} .. {rfc3339(end_ns)}: ask for one side of it"
         )
     return int(found[0]["n"]) if found else 1
+
+
+def source(table: str, revision: int | None) -> str:
+    """What to read instead of a result table to get closed hours as a revision had them.
+
+    An hour that was computed anew since has a row in run_archive under the last revision it belonged to.
+    """
+    if revision is None:
+        return f"ecmc.{table}"
+    kept = f"SELECT min(a.revision) FROM ecmc.run_archive AS a WHERE a.hour = t.hour AND a.revision >= {int(revision)}"
+    if table in ("stock", "stock_carbon"):  # kept by themselves too, when only the hour before changed
+        kept = (
+            f"SELECT min(a.revision) FROM ecmc.stock_archive AS a"
+            f" WHERE a.hour = t.hour AND a.node_id = t.node_id AND a.revision >= {int(revision)}"
+        )
+    columns = _COLUMNS[table]
+    return (
+        f"(SELECT {columns} FROM ecmc.{table} AS t WHERE ({kept}) IS NULL"
+        f" UNION ALL SELECT {columns} FROM ecmc.{table}_archive AS t WHERE t.revision = ({kept}))"
+    )
 
 
 class _Span:
@@ -148,7 +181,35 @@ class _Span:
             f"{key} = ANY('{{{','.join(map(str, of.tolist()))}}}')" for key, of in ids.items()
         )
         span = f"hour >= '{datetime_of(self._start_ns).isoformat()}' AND hour < '{datetime_of(end_ns).isoformat()}'"
-        return f"SELECT {names} FROM ecmc.{table} WHERE {match} AND {span}"
+        return f"SELECT {names} FROM {source(table, self._revision)} AS b WHERE {match} AND {span}"
+
+
+async def read_rollup(
+    connection: asyncpg.Connection[Any],
+    table: str,
+    ids: dict[str, Ids],
+    columns: Sequence[str],
+    part: WindowResult,
+    width_ns: int,
+) -> Parts:
+    """Roll-up rows over a window's span, shape (*ids, buckets); `counts` where there is one."""
+    shape = (*(of.size for of in ids.values()), part.intervals * part.base_ns // width_ns)
+    out = {name: np.zeros(shape) for name in columns}
+    counts = np.zeros(shape, dtype=np.bool_)
+    if 0 in shape:
+        return Parts(counts, out)
+    names = ", ".join((*ids, "start", *columns))
+    match = " AND ".join(f"{key} = ANY('{{{','.join(map(str, of.tolist()))}}}')" for key, of in ids.items())
+    start, end = datetime_of(part.start_ns).isoformat(), datetime_of(part.end_ns).isoformat()
+    query = f"SELECT {names} FROM ecmc.{table} WHERE {match} AND start >= '{start}' AND start < '{end}'"
+    rows = await copy_out_blocks(
+        connection, query, ("i4",) * len(ids) + ("i8",) + ("f8",) * len(columns), (), 0
+    )
+    at = (*_places(rows, ids), (time_ns_of_pg(rows[len(ids)]) - part.start_ns) // width_ns)
+    counts[at] = True
+    for name, column in zip(columns, rows[len(ids) + 1 :], strict=True):
+        out[name][at] = column
+    return Parts(counts, out)
 
 
 def _places(rows: Sequence[npt.NDArray[Any]], ids: dict[str, Ids]) -> list[npt.NDArray[np.int64]]:

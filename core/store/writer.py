@@ -28,6 +28,7 @@ from asyncpg import exceptions as pg
 from core.clock import datetime_of, time_ns_of
 from core.quality import BAD, is_bad, is_good
 from core.samples import NS_PER_S, Floats, Indices, Statuses, Times
+from core.store import late
 from core.store.copy import copy_in, pg_time
 from core.store.gauge import mark_gauges
 from core.store.seam import Correction
@@ -147,6 +148,7 @@ async def _copied(connection: asyncpg.Connection[Any], space: Space, rows: Rows)
             async with connection.transaction():
                 await copy_in(connection, "sample", _COLUMNS, _columns(rows), schema="ecmc")
                 await _note(connection, rows, "samples")
+                await late.note_new(connection, rows)
             return Outcome(inserted=len(rows))
         except pg.CheckViolationError:  # retention in another process dropped the week
             if attempt == "made anew":
@@ -169,6 +171,7 @@ async def _replayed(
             await connection.execute("SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
         await copy_in(connection, "incoming", _COLUMNS, _columns(rows), schema=None)
         inserted = _rows_of(await connection.fetch(statement("insert_new")))
+        await late.note_new(connection, inserted)
         if len(inserted) == len(rows):
             await _note(connection, inserted, "samples")
             return Outcome(inserted=len(rows))
@@ -178,6 +181,7 @@ async def _replayed(
                 statement("save_corrected"), correction.who, correction.why, datetime_of(correction.at_ns)
             )
             corrected = int(done.split()[-1])
+        await late.note_old(connection, rows, correction is not None)
         replaced = _rows_of(await connection.fetch(statement("replace"), correction is not None))
         found = await connection.fetch(statement("conflicts"))
         await _note(connection, inserted, "samples")

@@ -1,0 +1,189 @@
+"""Closed periods: hashed, chained, replayed; changed only beside what was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncpg
+import numpy as np
+import pytest
+
+from core.clock import parse_rfc3339
+from core.errors import BadRequest
+from core.explain import Explanations
+from core.results import HOUR_NS
+from core.samples import PointTable, sample_batch
+from core.sealing import Sealing, Verdict
+from core.store.seam import Correction
+
+START_NS = parse_rfc3339("2026-03-01T16:00:00Z")  # 2 March in Shanghai
+DAY_NS = 24 * HOUR_NS
+DAY = "2026-03-02"
+
+
+async def sealing_of(works: Any, readings: Any, days: int = 2, drop: Any = None) -> Sealing:
+    """Some days of readings, computed, and what closes them."""
+    batch = readings(START_NS, START_NS + days * DAY_NS)
+    if drop is not None:
+        batch = batch.take(np.flatnonzero(~drop(batch)))
+    await works.write(batch)
+    await works.drain()
+    return Sealing(works.store, works.pipeline.history, works.clock)
+
+
+async def verdict(works: Any, sealing: Sealing) -> Verdict:
+    return await sealing.verify()
+
+
+async def execute(works: Any, statement: str) -> None:
+    connection = await asyncpg.connect(works.store_dsn)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def grid_gap(batch: Any) -> Any:
+    """Three hours of the grid's register in the middle of the first day."""
+    grid = batch.point == batch.points.names.index("grid.energy")
+    return grid & (batch.time_ns > START_NS + 10 * HOUR_NS) & (batch.time_ns < START_NS + 13 * HOUR_NS)
+
+
+async def site_kg(works: Any, revision: int | None = None) -> float:
+    opened = await Explanations(works.pipeline.history, works.store).node(
+        "site", START_NS, START_NS + DAY_NS, 2, "location", "zero-carbon-factory", 10, None, revision
+    )
+    return float(opened.emissions_kgco2e)
+
+
+async def test_a_day_closes_when_it_is_due_and_a_month_after_its_days(works: Any, readings: Any) -> None:
+    sealing = await sealing_of(works, readings)
+    closed = [(seal.period, seal.label, seal.revision) async for seal in sealing.close_due()]
+    # The third day has its first instant only in the last reading: results of it exist, so it closes too.
+    assert closed[:2] == [("day", "2026-03-02", 1), ("day", "2026-03-03", 1)]
+    assert closed[-1] == ("month", "2026-03", 1)
+    assert [seal async for seal in sealing.close_due()] == []
+    held = await sealing.verify()
+    assert held.difference is None
+    assert held.seals == len(closed)
+    assert held.replayed == len(closed) - 1
+
+
+async def test_nothing_closes_before_its_days_are_over(works: Any, readings: Any) -> None:
+    sealing = await sealing_of(works, readings)
+    works.clock.time_ns = START_NS + 5 * DAY_NS
+    assert [seal async for seal in sealing.close_due()] == []
+    works.clock.time_ns = START_NS + DAY_NS + HOUR_NS
+    with pytest.raises(BadRequest, match="closes two hours after its end"):
+        await sealing.close(DAY, "mai", "month report")
+
+
+async def test_a_late_reading_makes_a_new_revision_beside_the_old(works: Any, readings: Any) -> None:
+    sealing = await sealing_of(works, readings, drop=grid_gap)
+    first = await sealing.close(DAY, "mai", "month report")
+    kg_then = await site_kg(works)
+
+    whole = readings(START_NS, START_NS + 2 * DAY_NS)
+    await works.write(whole.take(np.flatnonzero(grid_gap(whole))))
+    await works.drain()
+    again = [seal async for seal in sealing.close_due() if seal.label == DAY]
+
+    assert [seal.revision for seal in again] == [2]
+    assert "late readings of grid.energy" in again[0].why
+    assert again[0].digest != first.digest
+    assert await site_kg(works, revision=1) == pytest.approx(kg_then, rel=1e-12)
+    assert await site_kg(works, revision=2) == await site_kg(works)
+    held = await sealing.verify()
+    assert held.difference is None
+    assert held.replayed >= 2  # the old revision too, without what came late
+
+
+async def test_a_correction_of_a_closed_day_says_who_and_why(works: Any, readings: Any) -> None:
+    sealing = await sealing_of(works, readings)
+    await sealing.close(DAY, "mai", "month report")
+    batch = readings(START_NS, START_NS + DAY_NS)
+    press = batch.take(np.flatnonzero(batch.point == batch.points.names.index("press.energy"))[40:41])
+    table = PointTable(("press.energy",))
+    corrected = sample_batch(table, np.zeros(1, dtype=np.int32), press.time_ns, press.value + 5.0)
+    await works.write(corrected, Correction("wen", "display read by hand", works.clock.now_ns()))
+    await works.drain()
+    (again,) = [seal async for seal in sealing.close_due() if seal.label == DAY]
+    assert "display read by hand (wen, 1 corrected)" in again.why
+    assert (await sealing.verify()).difference is None
+
+
+async def test_a_repeated_reading_changes_no_closed_figure(works: Any, readings: Any) -> None:
+    sealing = await sealing_of(works, readings)
+    await sealing.close(DAY, "mai", "month report")
+    await works.write(readings(START_NS, START_NS + DAY_NS))
+    await works.store.mark_dirty(START_NS, START_NS + DAY_NS - 1, None, "recompute")
+    await works.drain()
+    assert [seal.label async for seal in sealing.close_due() if seal.label == DAY] == []
+    assert [seal.revision for seal in await works.store.seals(START_NS, START_NS + DAY_NS, "day")] == [1]
+
+
+@pytest.mark.parametrize(
+    ("tampering", "named"),
+    [
+        (
+            "UPDATE ecmc.sample SET value = value + 7 WHERE point_id = (SELECT id FROM ecmc.point"
+            " WHERE name = 'grid.energy') AND time = '2026-03-02T04:00:00Z'",
+            r"2026-03-02 revision 1: energy e-grid energy_kwh at 2026-03-02T03:45:00Z",
+        ),
+        (
+            "UPDATE ecmc.energy_block SET energy_kwh[2] = energy_kwh[2] * 1.01 WHERE edge_id ="
+            " (SELECT id FROM ecmc.edge WHERE name = 'e-grid') AND hour = '2026-03-02T05:00:00Z'",
+            r"energy e-grid energy_kwh at 2026-03-02T05:15:00Z: .* is stored",
+        ),
+        (
+            "UPDATE ecmc.energy_1h SET energy_kwh = energy_kwh * 1.01 WHERE start = '2026-03-02T05:00:00Z'",
+            r"energy_1h e-.* at 2026-03-02T05:00:00Z is not the sum of its base intervals",
+        ),
+        (
+            "UPDATE ecmc.seal SET who = 'nobody' WHERE label = '2026-03-02'",
+            "the chain breaks at day 2026-03-02",
+        ),
+        ("DELETE FROM ecmc.seal WHERE label = '2026-03-02'", "the chain breaks at day 2026-03-03"),
+        (
+            "UPDATE ecmc.seal SET digest = decode(repeat('00', 32), 'hex') WHERE label = '2026-03-03'",
+            "the chain breaks at day 2026-03-03",
+        ),
+    ],
+)
+async def test_tampering_is_named(works: Any, readings: Any, tampering: str, named: str) -> None:
+    sealing = await sealing_of(works, readings)
+    async for _ in sealing.close_due():
+        pass
+    await execute(works, tampering)
+    found = (await sealing.verify()).difference
+    assert found is not None
+    with pytest.raises(AssertionError, match=named):
+        raise AssertionError(found)
+
+
+async def test_what_retention_took_is_said_and_held_by_its_hash(works: Any, readings: Any) -> None:
+    sealing = await sealing_of(works, readings)
+    async for _ in sealing.close_due():
+        pass
+    await execute(works, "DELETE FROM ecmc.sample WHERE time < '2026-03-02T20:00:00Z'")
+    found = await sealing.verify()
+    assert found.difference is None
+    assert found.lost_before_ns == parse_rfc3339("2026-03-02T20:00:00Z")
+    assert found.hashed >= 1
+    await execute(works, "UPDATE ecmc.energy_block SET energy_kwh[2] = 1 WHERE hour = '2026-03-02T05:00:00Z'")
+    assert "day 2026-03-02 revision 1" in str((await sealing.verify()).difference)
+
+
+async def test_a_reading_taken_out_of_the_middle_is_named(works: Any, readings: Any) -> None:
+    sealing = await sealing_of(works, readings)
+    async for _ in sealing.close_due():
+        pass
+    await execute(works, "DELETE FROM ecmc.sample WHERE time = '2026-03-02T04:00:00Z'")
+    assert "day 2026-03-02 revision 1" in str((await sealing.verify()).difference)
+
+
+@pytest.mark.parametrize("label", ["2026-3-2", "march", "2026-02-30", "20260302"])
+async def test_a_label_that_is_no_period_is_refused(works: Any, readings: Any, label: str) -> None:
+    sealing = Sealing(works.store, works.pipeline.history, works.clock)
+    with pytest.raises(BadRequest, match="is no day such as"):
+        await sealing.close(label, "mai", "test")
