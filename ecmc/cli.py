@@ -181,6 +181,23 @@ def verify(plant: PlantFolder, data: DataFolder = None, dsn: Dsn = None) -> None
         )
 
 
+@app.command()
+def migrate(
+    source: Annotated[str, typer.Option("--from", help="Data folder or DSN the data are in.")],
+    target: Annotated[str, typer.Option("--to", help="New data folder, or DSN of an empty database.")],
+) -> None:
+    """Move all data to another database, comparing every table; started again after a kill, it goes on."""
+    from ecmc.progress import progress_bar
+    from ecmc.vault import migrate_store
+
+    with progress_bar() as progress:
+        moved = _run(migrate_store(source, target, progress))
+    for table, rows in sorted(moved.rows.items()):
+        if rows:
+            typer.echo(f"{table}: {rows} rows, compared")
+    typer.echo(f"moved: {moved.copied} chunks copied, {moved.same} were there already, all equal by SHA-256")
+
+
 def _run(work: Coroutine[Any, Any, T]) -> T:
     try:
         import uvloop

@@ -22,17 +22,22 @@ _LOCK = 0x65636D63  # one migration at a time
 _FOLDER = Path(__file__).parent
 _REVISIONS = sorted(path.name.split("_")[0] for path in (_FOLDER / "versions").glob("[0-9]*.py"))
 HEAD = _REVISIONS[-1]
+_UNFINISHED = "ecmc migrate under way from "
 
 
-async def migrate(dsn: str) -> None:
-    """Bring the database to this version's schema; quick where it already is.
+async def migrate(dsn: str, to: str = HEAD, finished: bool = True) -> None:
+    """Bring the database to this version's schema, or an older one's; quick where it already is.
+
+    Args:
+        finished: Refuse a database that `ecmc migrate` has not filled yet.
 
     Raises:
         StoreRefused: Wrong password, missing rights, a server too old, foreign or newer tables in the way.
         StoreUnavailable: The server does not answer.
     """
     with refusals():
-        if await _revision(dsn) == HEAD:
+        revision = await _revision(dsn, finished)
+        if revision is not None and revision >= to:
             return
         # Imported here: a start that finds its schema up to date need not wait a second for them.
         from sqlalchemy.engine import make_url
@@ -43,9 +48,33 @@ async def migrate(dsn: str) -> None:
         engine = create_async_engine(url, poolclass=NullPool, connect_args={"timeout": 10})
         try:
             async with engine.begin() as connection:
-                await connection.run_sync(_upgrade)
+                await connection.run_sync(_upgrade, to)
         finally:
             await engine.dispose()
+
+
+async def unfinished(dsn: str) -> str | None:
+    """Of whose data a database is still being filled; None for any other database."""
+    with refusals():
+        connection = await asyncpg.connect(dsn, timeout=10)
+        try:
+            return await _unfinished(connection)
+        finally:
+            await connection.close()
+
+
+async def set_unfinished(connection: asyncpg.Connection[Any], whose: str | None) -> None:
+    """Mark a database as still being filled, or with None as whole."""
+    mark = None if whose is None else _UNFINISHED + whose
+    statement = await connection.fetchval("SELECT format('COMMENT ON SCHEMA ecmc IS %L', $1::text)", mark)
+    await connection.execute(statement)
+
+
+async def _unfinished(connection: asyncpg.Connection[Any]) -> str | None:
+    mark: str | None = await connection.fetchval(
+        "SELECT obj_description(to_regnamespace('ecmc'), 'pg_namespace')"
+    )
+    return mark.removeprefix(_UNFINISHED) if mark is not None and mark.startswith(_UNFINISHED) else None
 
 
 def run_sql(connection: Connection, name: str) -> None:
@@ -61,10 +90,12 @@ def run_statements(connection: Connection, statements: str) -> None:
     adapted.run_async(lambda raw: raw.execute(statements))
 
 
-async def _revision(dsn: str) -> str | None:
+async def _revision(dsn: str, finished: bool) -> str | None:
     connection = await asyncpg.connect(dsn, timeout=10)
     try:
         _check_server(connection)
+        if finished and await _unfinished(connection) is not None:
+            raise StoreRefused("the database is being filled by ecmc migrate: run that again to finish it")
         if await connection.fetchval("SELECT to_regclass('ecmc.alembic_version')") is None:
             await _check_room(connection)
             return None
@@ -98,7 +129,7 @@ async def _check_room(connection: asyncpg.Connection[Any]) -> None:
         )
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, to: str) -> None:
     from alembic import command
     from alembic.config import Config
 
@@ -108,4 +139,4 @@ def _upgrade(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, to)

@@ -14,7 +14,7 @@ import asyncpg
 
 from core.store.refusal import refusals
 
-_CLAIM = 0x65636D63  # "ecmc"
+CLAIM = 0x65636D63  # "ecmc"
 
 
 class EngineClaim:
@@ -36,7 +36,7 @@ class EngineClaim:
                 await self._let_go()
             connection = await self._pool.acquire(timeout=30)
             try:
-                taken = await connection.fetchval("SELECT pg_try_advisory_lock($1)", _CLAIM)
+                taken = await connection.fetchval("SELECT pg_try_advisory_lock($1)", CLAIM)
             except BaseException:
                 await self._pool.release(connection)
                 raise
@@ -62,7 +62,7 @@ class EngineClaim:
         if connection is None:
             return
         with contextlib.suppress(Exception):  # a dead connection has let go by itself
-            await connection.execute("SELECT pg_advisory_unlock($1)", _CLAIM)
+            await connection.execute("SELECT pg_advisory_unlock($1)", CLAIM)
         with contextlib.suppress(Exception):
             await self._pool.release(connection)
 

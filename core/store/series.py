@@ -121,7 +121,7 @@ def week_of(time_ns: _T) -> _T:
     return (time_ns - _MONDAY_NS) // WEEK_NS
 
 
-def _week_start_ns(week: int) -> int:
+def week_start_ns(week: int) -> int:
     return week * WEEK_NS + _MONDAY_NS
 
 
@@ -142,7 +142,7 @@ class Space:
         async with connection.transaction():
             await connection.execute(f"SELECT pg_advisory_xact_lock({_SPACE_LOCK})")
             for week in sorted(missing):
-                start, end = datetime_of(_week_start_ns(week)), datetime_of(_week_start_ns(week + 1))
+                start, end = datetime_of(week_start_ns(week)), datetime_of(week_start_ns(week + 1))
                 name = f"sample_{start:%Y%m%d}"
                 await connection.execute(
                     f"CREATE TABLE IF NOT EXISTS ecmc.{name} PARTITION OF ecmc.sample"
@@ -197,6 +197,6 @@ async def _weeks_before(connection: asyncpg.Connection[Any], time_ns: int) -> li
     rows = await connection.fetch(
         "SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid"
         " WHERE i.inhparent = 'ecmc.sample'::regclass AND c.relname < $1",
-        f"sample_{datetime_of(_week_start_ns(week_of(time_ns))):%Y%m%d}",
+        f"sample_{datetime_of(week_start_ns(week_of(time_ns))):%Y%m%d}",
     )
     return [row["relname"] for row in rows]

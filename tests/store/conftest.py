@@ -13,9 +13,11 @@ import pytest
 
 from core.clock import parse_rfc3339
 from core.plant.model import Edge, Kind, Label, MqttSource, Node, NodeKind, Plant, Point, PointMeter, Role
-from core.results import SITE, Flow, IntervalEnergy, WindowResult
-from core.samples import NS_PER_S, Floats
+from core.quality import BAD, GOOD
+from core.results import HOUR_NS, SITE, Flow, IntervalEnergy, WindowResult
+from core.samples import NS_PER_S, Floats, PointTable, SampleBatch, batch_of_rows, sample_batch
 from core.store.postgres import PostgresStore
+from core.store.seam import Correction, Run
 
 START_NS = parse_rfc3339("2026-10-01T00:00:00Z")
 
@@ -120,3 +122,49 @@ async def with_gauge(store: PostgresStore) -> Point:
 @pytest.fixture(scope="session")
 def plant() -> Plant:
     return small_plant()
+
+
+@pytest.fixture
+def fill() -> Callable[..., Any]:
+    return filled
+
+
+async def filled(dsn: str, weeks: int = 6, rows_a_week: int = 500) -> None:
+    """Put something into nearly every table: samples with corrections, results, alarms, what people keep."""
+    plant = small_plant()
+    store = await PostgresStore.open(dsn, plant)
+    try:
+        for week in range(weeks):
+            await store.write(_week_of_samples(week, rows_a_week))
+        wrong = batch_of_rows([("p0", START_NS, 99.5, 0), ("p2", START_NS, 98.5, 0)])
+        await store.write(wrong, Correction("eve", "read again", START_NS))
+        for month in range(2):
+            await store.write_window(
+                window(START_NS + month * 31 * 24 * HOUR_NS, 3, seed=month), Run(START_NS, "f1", "samples")
+            )
+        await store.refresh_gauges()
+        await store.pool.execute(_KEPT_BY_PEOPLE)
+    finally:
+        await store.close()
+
+
+def _week_of_samples(week: int, rows: int) -> SampleBatch:
+    random = np.random.default_rng(week)
+    step_ns = 7 * 24 * HOUR_NS // rows // 1000 * 1000
+    time_ns = START_NS + week * 7 * 24 * HOUR_NS + np.arange(rows) * step_ns
+    value = np.where(random.random(rows) < 0.01, np.nan, random.normal(100, 20, rows))
+    status = np.where(np.isnan(value), BAD, GOOD)
+    return sample_batch(
+        PointTable(tuple(f"p{i}" for i in range(6))), np.arange(rows) % 6, time_ns, value, status
+    )
+
+
+_KEPT_BY_PEOPLE = r"""
+INSERT INTO ecmc.alert_event (rule, time, state, value, data) VALUES ('a', now(), 'unack', 3.5, '{"limit": 3}');
+INSERT INTO ecmc.meter_event (device, time, kind, who, why) VALUES ('m', now(), 'replaced', 'eve', '坏了');
+INSERT INTO ecmc.entry (register, subject, start_time, end_time, body, who, at)
+VALUES ('activity', 'diesel', now(), now() + interval '1 day', '{"amount_t": 1.5}', 'eve', now());
+INSERT INTO ecmc.certificate VALUES ('G1', '2026-03', 'wind', 'CN-CQ', 'held', true, '2026-03-01', NULL),
+    ('g2', '2026-03', 'pv', 'CN-CQ', 'held', true, '2026-03-01', 'x');
+INSERT INTO ecmc.evidence VALUES (repeat('ab', 32), 'bill.pdf', 'application/pdf', '\x00ff10', 'eve', now());
+"""
