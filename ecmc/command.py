@@ -23,7 +23,7 @@ from core.sealing import Sealing, Verdict
 from core.store.claim import EngineClaim, is_dirty_up_to, newest_dirty
 from core.store.postgres import PostgresStore
 from core.store.seam import Conflict, Correction
-from ecmc.compose import opened_store, plant_engine
+from ecmc.opened import opened_store, plant_engine
 
 IMPORT_ROWS = 50_000  # rows a transaction
 

@@ -14,8 +14,8 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
@@ -49,33 +49,18 @@ from core.registers.shelf import Registers
 from core.samples import SampleBatch
 from core.sealing import Sealing
 from core.store.claim import EngineClaim
-from core.store.embedded import EmbeddedServer, running_dsn
+from core.store.embedded import EmbeddedServer
 from core.store.factor_use import factors_used
 from core.store.postgres import PostgresStore
 from core.store.seam import WriteReport
 from core.store.upkeep import Retention, keep_store
 from ecmc.folder import data_folder
+from ecmc.opened import plant_engine
 
 log = logging.getLogger(__name__)
 
 LIVE_EVERY_S = 1.0
 WATCH_EVERY_S = 2.0
-
-
-@asynccontextmanager
-async def opened_store(plant: Plant, data: Path | None, dsn: str | None) -> AsyncIterator[PostgresStore]:
-    """A migrated store for one command: on the server given, the one that runs on the data folder, or our own."""
-    async with AsyncExitStack() as stack:
-        if dsn is None:
-            folder = data_folder(plant, data)
-            dsn = running_dsn(folder)
-            if dsn is None:
-                server = EmbeddedServer(folder)
-                dsn = await asyncio.to_thread(server.start)
-                stack.callback(server.stop)
-        store = await PostgresStore.open(dsn, plant)
-        stack.push_async_callback(store.close)
-        yield store
 
 
 async def run_plant(
@@ -115,12 +100,6 @@ async def run_plant(
             registers, engine = await plant_engine(plant, store)
             site = Site(plant, engine, registers, store, spool, server)
             await site.run(listening, auth, stop, ready)
-
-
-async def plant_engine(plant: Plant, store: PostgresStore) -> tuple[Registers, Engine]:
-    """The engine with the factors people added to this database, and the registers they stand in."""
-    registers = Registers(store.pool, plant, FactorLibrary.for_plant(plant.folder))
-    return registers, Engine(plant, await registers.load(), await registers.meter_events.known())
 
 
 @contextlib.contextmanager
