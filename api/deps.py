@@ -54,7 +54,7 @@ class Services:
         counter_ledger: A register's days over [start_ns, end_ns).
         footprints: Of a product's batches over [start_ns, end_ns) by basis and method set.
         library: Gives the factor library in force.
-        registers: What people keep.
+        registers: Gives what people keep.
         factors_changed: Told that own factors of [start_ns, end_ns) were approved or withdrawn.
         event_changed: Told that an event of a meter was written down or withdrawn.
         boot: Names this run of the process; event ids carry it.
@@ -77,7 +77,7 @@ class Services:
     counter_ledger: Callable[[str, int, int], Awaitable[Sequence[LedgerDay]]]
     footprints: Callable[[str, int, int, str, str], Awaitable[Footprints]]
     library: Callable[[], FactorLibrary]
-    registers: Registers
+    registers: Callable[[], Registers]
     factors_changed: Callable[[int, int], Awaitable[None]]
     event_changed: Callable[[str, MeterEvent], Awaitable[None]]
     boot: str

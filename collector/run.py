@@ -80,20 +80,28 @@ class Collectors:
             self._reporter = None
         await self._end(list(self._tasks))
 
-    async def reload(self, plant: Plant) -> None:
-        """Take over another plant: connections whose description changed get new drivers, the rest runs on.
+    def drivers_for(self, plant: Plant) -> Mapping[str, Driver]:
+        """New drivers, not yet open, for the connections that another plant describes otherwise, by connection.
 
         Raises:
-            EcmcError: A new driver cannot be made; then nothing has changed.
+            EcmcError: One cannot be made.
         """
-        changed = {
+        return {
             c.id: self._make(plant, c)
             for c in plant.connections
             if c.id not in self._links or _described(plant, c.id) != _described(self._plant, c.id)
         }
+
+    async def swap(self, plant: Plant, changed: Mapping[str, Driver]) -> None:
+        """Take over another plant with these drivers; the connections without a new one run on untouched.
+
+        A driver that ends hands over the batch it is at first, so that plans change between two polls.
+        """
         gone = [name for name in self._links if name not in plant.connection_by_id]
         self._plant = plant
-        await self._end([*gone, *(name for name in changed if name in self._links)])
+        ending = [*gone, *(name for name in changed if name in self._links)]
+        await asyncio.gather(*(self._links[name].retire() for name in ending))
+        await self._end(ending)
         for name in gone:
             self._health.forget(f"collector:{name}")
         for name, driver in changed.items():

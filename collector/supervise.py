@@ -9,6 +9,7 @@ the spool keeps what the database will not take, and both say so in the health.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 WRITE_ROWS = 20_000
 LINGER_S = 0.15
+RETIRE_S = 2.0  # how long an ending driver may take over the batch it is at
 LATE_S = 60.0  # a backlog older than this shows in the health
 
 
@@ -68,6 +70,8 @@ class Link:
         self._connects = connects
         self._backoff = backoff or Backoff()
         self._trouble: str | None = "connecting"
+        self._kept = asyncio.Event()  # set whenever a batch is on disk and nothing is under way
+        self._retiring = False
 
     async def run(self) -> None:
         """Collect until cancelled."""
@@ -79,10 +83,12 @@ class Link:
                         await stack.enter_async_context(self.driver)
                     opened_s = time.monotonic()
                     self._say(None)
-                    while True:
+                    while not self._retiring:
                         batch = await self.driver.read()
                         await self._keep(batch)
                         await self.driver.stored()
+                        self._kept.set()
+                    return
             except DeviceUnreachable as why:
                 self._say(str(why))
             except DeviceRefused as why:  # heals only by people, so there is no hurry
@@ -95,6 +101,15 @@ class Link:
                 self._say(f"{type(why).__name__}: {why}")
             worked_s = time.monotonic() - opened_s if opened_s is not None else 0.0
             await asyncio.sleep(self._backoff.next_s(worked_s))
+
+    async def retire(self) -> None:
+        """End after the batch it is at; where none comes soon there is nothing to lose, and the caller cancels."""
+        if self._trouble is not None:
+            return
+        self._retiring = True
+        self._kept.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._kept.wait(), RETIRE_S)
 
     def report(self) -> None:
         """Say how the connection and its devices are."""

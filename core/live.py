@@ -22,16 +22,24 @@ class Live:
     """Newest power per point; `update` makes a live picture of them."""
 
     def __init__(self, engine: Engine) -> None:
+        self._slot: dict[str, int] = {}
+        self._time_ns = self._before_ns = np.zeros(0, dtype=np.int64)
+        self._value = self._before = np.zeros(0)
         self.adopt(engine)
 
     def adopt(self, engine: Engine) -> None:
+        """Picture this engine's plant from here on; points it keeps keep their values."""
+        n = len(engine.live_points)
+        time_ns, before_ns = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
+        value, before = np.full(n, math.nan), np.full(n, math.nan)
+        for i, point in enumerate(engine.live_points):
+            old = self._slot.get(point)
+            if old is not None:
+                time_ns[i], before_ns[i] = self._time_ns[old], self._before_ns[old]
+                value[i], before[i] = self._value[old], self._before[old]
         self._engine = engine
         self._slot = {point: i for i, point in enumerate(engine.live_points)}
-        n = len(self._slot)
-        self._time_ns = np.zeros(n, dtype=np.int64)
-        self._before_ns = np.zeros(n, dtype=np.int64)
-        self._value = np.full(n, math.nan)
-        self._before = np.full(n, math.nan)
+        self._time_ns, self._before_ns, self._value, self._before = time_ns, before_ns, value, before
 
     def observe(self, batch: SampleBatch) -> None:
         """Keep the newest two good values of every point the live picture needs."""

@@ -56,6 +56,7 @@ from core.store.seam import WriteReport
 from core.store.upkeep import Retention, keep_store
 from ecmc.folder import data_folder
 from ecmc.opened import plant_engine
+from ecmc.reload import PlantWatch
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +143,6 @@ class Site:
         spool: Spool,
         server: EmbeddedServer | None,
     ) -> None:
-        self._plant = plant
         self._store = store
         self._spool = spool
         self._server = server
@@ -155,13 +155,19 @@ class Site:
         self._pipeline = Pipeline(engine, store, self._bus, self._health, self._clock)
         self._collectors = Collectors(plant, spool, self._health)
         self._alarms = Alarms(plant, PostgresAlertLog(store.pool), self._bus, self._clock)
-        self._registers = registers
+        self._answer_for(plant, engine, registers)
+        self._explanations = Explanations(self._pipeline.history, store)
+        self._sealing = Sealing(store, self._pipeline.history, self._clock)
+
+    def _answer_for(self, plant: Plant, engine: Engine, registers: Registers) -> None:
+        """Answer questions about this plant from here on."""
+        store = self._store
+        self._plant, self._registers = plant, registers
         self._periods = Periods(plant, store, engine.library, registers)
         self._inventories = Inventories(
             plant, store, self._periods, registers, partial(factors_used, store.pool)
         )
-        self._explanations = Explanations(self._pipeline.history, store)
-        self._sealing = Sealing(store, self._pipeline.history, self._clock)
+        self._footprints = FootprintBook(plant, store, registers)
 
     async def run(
         self,
@@ -180,14 +186,14 @@ class Site:
             clock=self._clock,
             devices=self._collectors.devices,
             live=lambda: self._newest_live,
-            indicators=self._periods.indicators,
-            inventory=self._inventories.of,
-            green_ledger=self._periods.ledger,
-            green_hours=self._periods.by_hour,
+            indicators=lambda *asked: self._periods.indicators(*asked),
+            inventory=lambda *asked: self._inventories.of(*asked),
+            green_ledger=lambda *asked: self._periods.ledger(*asked),
+            green_hours=lambda *asked: self._periods.by_hour(*asked),
             counter_ledger=self._counter_ledger,
-            footprints=FootprintBook(self._plant, self._store, self._registers).of,
+            footprints=lambda *asked: self._footprints.of(*asked),
             library=lambda: self._registers.library,
-            registers=self._registers,
+            registers=lambda: self._registers,
             factors_changed=self._factors_changed,
             event_changed=self._event_changed,
             boot=secrets.token_hex(4),
@@ -201,6 +207,7 @@ class Site:
             "live": self._run_live(),
             "alarms": self._alarms.run(),
             "watch": self._watch(),
+            "plant": PlantWatch(self._plant, self._health, self._adopt).run(),
             "seal": self._sealing.run(self._claim.held),
             "upkeep": keep_store(self._store, self._clock, Retention()),
             "http": serve(create_app(services), listening),
@@ -232,6 +239,17 @@ class Site:
         count_written(report)
         self._bus.publish(COMMITTED, batch)
         return report
+
+    async def _adopt(self, plant: Plant) -> None:
+        """Take another plan over while everything runs; what cannot be is raised before anything has changed."""
+        registers, engine = await plant_engine(plant, self._store)
+        drivers = self._collectors.drivers_for(plant)
+        await self._store.adopt(plant)
+        self._pipeline.adopt(engine)
+        self._live.adopt(engine)
+        self._alarms.adopt(plant)
+        self._answer_for(plant, engine, registers)
+        await self._collectors.swap(plant, drivers)
 
     async def _factors_changed(self, start_ns: int, end_ns: int) -> None:
         await self._knowledge_changed()

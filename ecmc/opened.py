@@ -34,5 +34,7 @@ async def opened_store(plant: Plant, data: Path | None, dsn: str | None) -> Asyn
 
 async def plant_engine(plant: Plant, store: PostgresStore) -> tuple[Registers, Engine]:
     """The engine with the factors people added to this database, and the registers they stand in."""
-    registers = Registers(store.pool, plant, FactorLibrary.for_plant(plant.folder))
-    return registers, Engine(plant, await registers.load(), await registers.meter_events.known())
+    tables = await asyncio.to_thread(FactorLibrary.for_plant, plant.folder)
+    registers = Registers(store.pool, plant, tables)
+    library, events = await registers.load(), await registers.meter_events.known()
+    return registers, await asyncio.to_thread(Engine, plant, library, events)

@@ -76,7 +76,7 @@ async def events(
     if meter is not None:
         points = points_of(meter, plant)
         names = list({meter, *points, *(plant.point_by_id[p].device or meter for p in points)})
-    found = await services.registers.meter_events.page(
+    found = await services.registers().meter_events.page(
         names,
         None if start is None else moment_ns("start", start),
         None if end is None else moment_ns("end", end),
@@ -97,7 +97,7 @@ async def write_events(
         return rows
     now_ns = services.clock.now_ns()
     made = meter_events(rows, plant, now_ns)
-    ids = await services.registers.meter_events.add(made, caller or who or "local", now_ns)
+    ids = await services.registers().meter_events.add(made, caller or who or "local", now_ns)
     for meter, event, _ in made:
         await services.event_changed(meter, event)
     return Json({"ids": ids})
@@ -108,7 +108,7 @@ async def withdraw_event(
     services: InServices, caller: InWho, number: int, body: WithdrawBody, who: Who = ""
 ) -> Response:
     """Take an event back, with its reason; it stays readable."""
-    entry = await services.registers.meter_events.withdraw(
+    entry = await services.registers().meter_events.withdraw(
         number, caller or who or "local", body.why, services.clock.now_ns()
     )
     await services.event_changed(entry.meter, entry.event)

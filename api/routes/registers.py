@@ -218,7 +218,7 @@ async def evidence(services: InServices, sha256: str) -> Response:
 
 
 def _registers(services: Services) -> Registers:
-    return services.registers
+    return services.registers()
 
 
 async def _restate(services: Services, entry: Entry) -> None:

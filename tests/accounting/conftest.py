@@ -157,7 +157,7 @@ async def office(databases: Any, computed: str, plant: Plant) -> AsyncIterator[O
         green_ledger=periods.ledger,
         green_hours=periods.by_hour,
         library=lambda: registers.library,
-        registers=registers,
+        registers=lambda: registers,
         factors_changed=factors_changed,
         footprints=FootprintBook(plant, store, registers).of,
         counter_ledger=partial(counter_ledger, pipeline.history.current, store),

@@ -238,7 +238,7 @@ class World:
             green_ledger=None,  # type: ignore[arg-type]  # what people keep is asked of a real store, in tests/registers
             green_hours=None,  # type: ignore[arg-type]
             library=FactorLibrary.shipped,
-            registers=None,  # type: ignore[arg-type]
+            registers=lambda: None,  # type: ignore[arg-type]
             factors_changed=None,  # type: ignore[arg-type]
             counter_ledger=None,  # type: ignore[arg-type]
             footprints=None,  # type: ignore[arg-type]

@@ -310,7 +310,8 @@ async def test_a_reload_swaps_changed_connections_only(spool: Spool) -> None:
     await collectors.start()
     await until(lambda: all(driver.opened for driver in made))
 
-    await collectors.reload(plant_of("c1", "c2", "c4", period_s=5.0))
+    changed = plant_of("c1", "c2", "c4", period_s=5.0)
+    await collectors.swap(changed, collectors.drivers_for(changed))
     await until(lambda: all(driver.opened for driver in made))
 
     assert [driver.name for driver in made] == ["c1", "c2", "c3", "c1", "c4"]
@@ -335,7 +336,7 @@ async def test_a_reload_that_cannot_be_made_changes_nothing(spool: Spool) -> Non
     await until(lambda: all(driver.opened for driver in made))
 
     with pytest.raises(EcmcError, match="no driver"):
-        await collectors.reload(replace(plant_of("c2", "bad"), id="other"))
+        collectors.drivers_for(replace(plant_of("c2", "bad"), id="other"))
 
     made[0].inbox.put_nowait(batch(1.0))
     await until(lambda: spool.depth_rows == 1)

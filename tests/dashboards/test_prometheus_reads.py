@@ -116,7 +116,7 @@ async def services(filled: str, plant: Plant) -> AsyncIterator[Services]:
         green_ledger=None,  # type: ignore[arg-type]
         green_hours=None,  # type: ignore[arg-type]
         library=FactorLibrary.shipped,
-        registers=None,  # type: ignore[arg-type]
+        registers=lambda: None,  # type: ignore[arg-type]
         factors_changed=None,  # type: ignore[arg-type]
         counter_ledger=None,  # type: ignore[arg-type]
         footprints=None,  # type: ignore[arg-type]
