@@ -5,21 +5,20 @@ Exit codes: 0 done; 1 done, and the answer is no; 2 could not be done, with the 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
 
 from core.clock import rfc3339
 from core.errors import EcmcError, FaultyInput
-
-T = TypeVar("T")
+from ecmc import tools
+from ecmc.loop import run_work
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(tools.app)
 
 PlantFolder = Annotated[Path, typer.Option("--plant", help="Plant folder.", exists=False)]
 DataFolder = Annotated[Path | None, typer.Option("--data", help="Data folder; default by plant and user.")]
@@ -52,7 +51,7 @@ def run(
     from ecmc.folder import read_plant
 
     _log_to_stderr()
-    _run(
+    run_work(
         run_plant(read_plant(plant), data, dsn, host, port, lambda address: typer.echo(f"console {address}"))
     )
 
@@ -72,7 +71,7 @@ def demo(
     from ecmc.demo import run_demo
 
     _log_to_stderr()
-    _run(run_demo(data, dsn, host, port, days, speed))
+    run_work(run_demo(data, dsn, host, port, days, speed))
 
 
 @app.command("import")
@@ -93,7 +92,7 @@ def import_(
     from ecmc.command import import_samples
     from ecmc.folder import read_plant
 
-    report = _run(
+    report = run_work(
         import_samples(read_plant(plant), file, data, dsn, correct=correct, why=why, skip_faulty=skip_faulty)
     )
     for fault in report.faults:
@@ -140,7 +139,7 @@ def recompute(
     from ecmc.command import recompute_window
     from ecmc.folder import read_plant
 
-    for line in _run(recompute_window(read_plant(plant), start, end, known_at, data, dsn)):
+    for line in run_work(recompute_window(read_plant(plant), start, end, known_at, data, dsn)):
         typer.echo(line)
 
 
@@ -156,7 +155,7 @@ def seal(
     from ecmc.command import seal_period
     from ecmc.folder import read_plant
 
-    closed = _run(seal_period(read_plant(plant), period, why, data, dsn))
+    closed = run_work(seal_period(read_plant(plant), period, why, data, dsn))
     typer.echo(f"{closed.period} {closed.label} revision {closed.revision} sealed, {closed.digest.hex()}")
 
 
@@ -166,7 +165,7 @@ def verify(plant: PlantFolder, data: DataFolder = None, dsn: Dsn = None) -> None
     from ecmc.command import verify_plant
     from ecmc.folder import read_plant
 
-    verdict = _run(verify_plant(read_plant(plant), data, dsn))
+    verdict = run_work(verify_plant(read_plant(plant), data, dsn))
     if verdict.difference is not None:
         typer.echo(verdict.difference)
         raise typer.Exit(1)
@@ -191,19 +190,11 @@ def migrate(
     from ecmc.vault import migrate_store
 
     with progress_bar() as progress:
-        moved = _run(migrate_store(source, target, progress))
+        moved = run_work(migrate_store(source, target, progress))
     for table, rows in sorted(moved.rows.items()):
         if rows:
             typer.echo(f"{table}: {rows} rows, compared")
     typer.echo(f"moved: {moved.copied} chunks copied, {moved.same} were there already, all equal by SHA-256")
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    try:
-        import uvloop
-    except ImportError:  # no such thing on Windows
-        return asyncio.run(work)
-    return uvloop.run(work)
 
 
 def _log_to_stderr() -> None:

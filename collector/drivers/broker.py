@@ -83,6 +83,7 @@ class BrokerDriver:
 
     def __init__(self, plant: Plant, connection: Connection, clock: Clock | None = None) -> None:
         self.name = connection.id
+        self._connection = connection
         self._options = connection.options
         self._folder = Path(plant.folder)
         self._clock = clock or SystemClock()
@@ -205,9 +206,9 @@ class BrokerDriver:
         self._client = client
         client.connect_timeout = timeout_s
         if self._options.get("username"):
-            client.username_pw_set(str(self._options["username"]), self._password())
+            client.username_pw_set(str(self._options["username"]), password_of(self._connection))
         if self._options.get("tls"):
-            client.tls_set_context(await asyncio.to_thread(self._tls))
+            client.tls_set_context(await asyncio.to_thread(tls_context, self._connection, self._folder))
         if (will := self._will()) is not None:
             client.will_set(will[0], will[1], qos=1, retain=True)
         connected: asyncio.Future[Any] = loop.create_future()
@@ -265,26 +266,6 @@ class BrokerDriver:
                 self._delivery.mark(slots, self._clock.now_ns(), quality.BAD_CONFIGURATION_ERROR)
             )
         self._refused = refused
-
-    def _password(self) -> str | None:
-        name = self._options.get("password_env")
-        if not name:
-            return None
-        if str(name) not in os.environ:
-            raise DeviceRefused(f"{self._where}: the environment has no {name} to take the password from")
-        return os.environ[str(name)]
-
-    def _tls(self) -> ssl.SSLContext:
-        def file(key: str) -> str | None:
-            return str(self._folder / str(self._options[key])) if self._options.get(key) else None
-
-        try:
-            context = ssl.create_default_context(cafile=file("ca_file"))
-            if (certificate := file("cert_file")) is not None:
-                context.load_cert_chain(certificate, file("key_file"))
-        except OSError as why:
-            raise DeviceRefused(f"{self._where}: certificate files: {why}") from why
-        return context
 
     async def _disconnect(self) -> None:
         client = self._client
@@ -344,3 +325,36 @@ def _asked(topic: str, qos: int, is_v5: bool) -> Any:
         return topic, qos
     options = SubscribeOptions(qos=qos, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
     return topic, options
+
+
+def password_of(connection: Connection) -> str | None:
+    """The broker password out of the environment, where the connection names a variable for it.
+
+    Raises:
+        DeviceRefused: The variable is not there.
+    """
+    name = connection.options.get("password_env")
+    if not name:
+        return None
+    if str(name) not in os.environ:
+        raise DeviceRefused(f"{connection.id}: the environment has no {name} to take the password from")
+    return os.environ[str(name)]
+
+
+def tls_context(connection: Connection, folder: Path) -> ssl.SSLContext:
+    """Who we trust, and our own certificate if the broker asks for one; files are the plant folder's.
+
+    Raises:
+        DeviceRefused: A certificate file cannot be used.
+    """
+
+    def file(key: str) -> str | None:
+        return str(folder / str(connection.options[key])) if connection.options.get(key) else None
+
+    try:
+        context = ssl.create_default_context(cafile=file("ca_file"))
+        if (certificate := file("cert_file")) is not None:
+            context.load_cert_chain(certificate, file("key_file"))
+    except OSError as why:
+        raise DeviceRefused(f"{connection.id}: certificate files: {why}") from why
+    return context

@@ -122,12 +122,13 @@ class FieldDevice:
     """A Modbus TCP server whose manners are a function; keeps every request and every byte it got.
 
     `words[address]` are its registers, the same for all units and functions; absent ones are 0.
-    `units[unit]`, where given, holds that unit's own.
+    `units[unit]`, where given, holds that unit's own. `identity` is what it says it is, if anything.
     """
 
     def __init__(self) -> None:
         self.words: dict[int, int] = {}
         self.units: dict[int, dict[int, int]] = {}
+        self.identity: dict[int, bytes] = {}
         self.requests: list[Request] = []
         self.received = bytearray()
         self.connections = 0
@@ -139,6 +140,11 @@ class FieldDevice:
     def pdu(self, request: Request) -> bytes:
         """The right answer."""
         words = self.units.get(request.unit, self.words)
+        if request.function == 43 and self.identity:
+            objects = b"".join(bytes((n, len(text))) + text for n, text in self.identity.items())
+            return bytes((43, 14, 1, 1, 0, 0, len(self.identity))) + objects
+        if request.function not in (1, 2, 3, 4):
+            return bytes((request.function | 0x80, 1))
         if request.function in (1, 2):
             data = bytearray((request.count + 7) // 8)
             for i in range(request.count):
@@ -161,7 +167,7 @@ class FieldDevice:
                 transaction, _, length, unit = struct.unpack(">HHHB", header)
                 pdu = await reader.readexactly(length - 1)
                 self.received += header + pdu
-                function, address, count = struct.unpack(">BHH", pdu[:5])
+                function, address, count = struct.unpack(">BHH", pdu[:5].ljust(5, b"\0"))
                 request = Request(transaction, unit, function, address, count, writer)
                 self.requests.append(request)
                 await self.answer(request)

@@ -58,7 +58,7 @@ from collector.drivers.modbus.unit import Planned, Register, Unit
 from collector.schedule import Job, Schedule, SteadyClock, Ticket
 from core.clock import Clock
 from core.errors import EcmcError
-from core.plant.model import Connection, ModbusSource, Plant, Protocol
+from core.plant.model import Connection, Device, ModbusSource, Plant, Protocol
 from core.quality import (
     BAD_COMMUNICATION_ERROR,
     BAD_CONFIGURATION_ERROR,
@@ -520,12 +520,37 @@ def modbus_driver(plant: Plant, connection: Connection) -> ModbusDriver:
         EcmcError: The connection's options or a point's type cannot be used.
     """
     options = _Options(connection)
-    serial = connection.protocol is Protocol.MODBUS_RTU
-    rtu = serial or connection.protocol is Protocol.MODBUS_RTU_TCP
-    baud = int(options.number("baud", 9600))
-    cost = serial_cost(baud) if rtu else Cost()
+    rtu = connection.protocol in (Protocol.MODBUS_RTU, Protocol.MODBUS_RTU_TCP)
+    units = connection_units(plant, connection)
+    by_pymodbus = rtu or options.text("client", "mbap") == "pymodbus"
+    return ModbusDriver(
+        connection.id,
+        connection_transport(connection),
+        units,
+        plant.point_table,
+        [np.nan if point.deadband is None else point.deadband for point in plant.points],
+        in_flight=1 if by_pymodbus else int(options.number("in_flight", 1)),
+        retries=int(options.number("retries", 1 if rtu else 0)),
+        pause_s=options.number("pause_s", 0.0),
+        connect_delay_s=max((_connect_delay_s(unit.device) for unit in units), default=0.0),
+    )
+
+
+def _connect_delay_s(device: Device) -> float:
+    delay_s = device.options.get("connect_delay_s", 0.0)
+    assert isinstance(delay_s, int | float)  # the loader typed it
+    return delay_s
+
+
+def connection_units(plant: Plant, connection: Connection) -> list[Unit]:
+    """The devices behind a connection, with the registers their points come from.
+
+    Raises:
+        EcmcError: A point's type is no number.
+    """
+    rtu = connection.protocol in (Protocol.MODBUS_RTU, Protocol.MODBUS_RTU_TCP)
+    cost = serial_cost(int(_Options(connection).number("baud", 9600))) if rtu else Cost()
     units = []
-    connect_delay_s = 0.0
     for device in plant.devices:
         if device.connection != connection.id:
             continue
@@ -540,24 +565,16 @@ def modbus_driver(plant: Plant, connection: Connection) -> ModbusDriver:
                 registers.append(Register(plant.point_table.index[point_id], point, point.source))
         if registers:
             units.append(Unit(device, registers, cost))
-            delay_s = device.options.get("connect_delay_s", 0.0)
-            assert isinstance(delay_s, int | float)  # the loader typed it
-            connect_delay_s = max(connect_delay_s, delay_s)
-    by_pymodbus = rtu or options.text("client", "mbap") == "pymodbus"
-    return ModbusDriver(
-        connection.id,
-        _transport(connection, options, by_pymodbus),
-        units,
-        plant.point_table,
-        [np.nan if point.deadband is None else point.deadband for point in plant.points],
-        in_flight=1 if by_pymodbus else int(options.number("in_flight", 1)),
-        retries=int(options.number("retries", 1 if rtu else 0)),
-        pause_s=options.number("pause_s", 0.0),
-        connect_delay_s=connect_delay_s,
-    )
+    return units
 
 
-def _transport(connection: Connection, options: _Options, by_pymodbus: bool) -> Transport:
+def connection_transport(connection: Connection) -> Transport:
+    """The link of a connection, not yet connected.
+
+    Raises:
+        EcmcError: The connection's options cannot be used.
+    """
+    options = _Options(connection)
     timeout_s = options.number("timeout_s", 1.0)
     if connection.protocol is Protocol.MODBUS_RTU:
         return PymodbusTransport.serial_rtu(
@@ -571,7 +588,7 @@ def _transport(connection: Connection, options: _Options, by_pymodbus: bool) -> 
     host, port = options.text("host"), int(options.number("port", 802 if tls else 502))
     if connection.protocol is Protocol.MODBUS_RTU_TCP:
         return PymodbusTransport.rtu_over_tcp(host, port, timeout_s)
-    if by_pymodbus and not tls:
+    if options.text("client", "mbap") == "pymodbus" and not tls:
         return PymodbusTransport.over_tcp(host, port, timeout_s)
     return MbapTransport(
         host,

@@ -21,6 +21,8 @@ from collector.drivers.modbus.transport import (
     DeviceSilent,
     LinkLost,
     ModbusRefused,
+    identity_objects,
+    identity_pdu,
     named,
     read_pdu,
     reply_size,
@@ -223,6 +225,21 @@ class MbapTransport:
             what = named(unit, function, address, count)
             raise DeviceSilent(f"{what}: no answer within {self._timeout_s:g} s") from None
         return reply_data(reply, unit, function, address, count)
+
+    async def identify(self, unit: int) -> dict[int, str]:
+        found: dict[int, str] = {}
+        follows: int | None = 0
+        while follows is not None and follows not in found:
+            link = self._link
+            if link is None or not link.alive:
+                raise LinkLost(f"{self._host}:{self._port}: not connected")
+            try:
+                reply = await link.send(unit, identity_pdu(follows))
+            except TimeoutError:
+                raise DeviceSilent(f"unit {unit}: no identity within {self._timeout_s:g} s") from None
+            objects, follows = identity_objects(reply, unit)
+            found |= objects
+        return found
 
     async def close(self) -> None:
         if self._link is not None:

@@ -25,6 +25,7 @@ from pymodbus.exceptions import ConnectionException, ModbusException
 
 from collector.drivers.modbus.transport import (
     BIT_FUNCTIONS,
+    IDENTIFY,
     BadReply,
     DeviceSilent,
     LinkLost,
@@ -113,9 +114,7 @@ class PymodbusTransport:
 
     async def request(self, unit: int, function: int, address: int, count: int) -> bytes:
         read_pdu(function, address, count)  # refuses whatever does not read
-        client = self._client
-        if client is None or not client.connected:
-            raise LinkLost(f"{self._where}: not connected")
+        client = self._connected()
         what = named(unit, function, address, count)
         ask: Callable[..., Awaitable[Any]] = (
             client.read_coils,
@@ -123,8 +122,35 @@ class PymodbusTransport:
             client.read_holding_registers,
             client.read_input_registers,
         )[function - 1]
+        reply = await self._reply(client, ask(address, count=count, device_id=unit), what, function)
+        data = self._data(reply, function)
+        if reply.function_code != function or len(data) != reply_size(function, count):
+            await self._let_late_answers_pass()
+            raise BadReply(
+                f"{what}: {reply_size(function, count)} bytes wanted, "
+                f"{len(data)} of function {reply.function_code} came back"
+            )
+        return data
+
+    async def identify(self, unit: int) -> dict[int, str]:
+        client = self._connected()
+        ask = client.read_device_information(read_code=1, object_id=0, device_id=unit)
+        reply = await self._reply(client, ask, f"unit {unit} function {IDENTIFY}", IDENTIFY)
+        return {
+            number: text.decode("utf-8", "replace").strip("\0 ")
+            for number, text in getattr(reply, "information", {}).items()
+            if isinstance(text, bytes)
+        }
+
+    def _connected(self) -> Any:
+        if self._client is None or not self._client.connected:
+            raise LinkLost(f"{self._where}: not connected")
+        return self._client
+
+    async def _reply(self, client: Any, asked: Awaitable[Any], what: str, function: int) -> Any:
+        """The answer, if it is none that refuses."""
         try:
-            reply = await _uncancelled(ask(address, count=count, device_id=unit))
+            reply = await _uncancelled(asked)
         except ConnectionException as why:
             raise LinkLost(f"{self._where}: {why}") from None
         except ModbusException:
@@ -136,14 +162,7 @@ class PymodbusTransport:
             if reply.function_code & 0x7F != function:
                 raise BadReply(f"{what}: answered with function {reply.function_code}")
             raise ModbusRefused(what, int(reply.exception_code))
-        data = self._data(reply, function)
-        if reply.function_code != function or len(data) != reply_size(function, count):
-            await self._let_late_answers_pass()
-            raise BadReply(
-                f"{what}: {reply_size(function, count)} bytes wanted, "
-                f"{len(data)} of function {reply.function_code} came back"
-            )
-        return data
+        return reply
 
     @staticmethod
     def _data(reply: Any, function: int) -> bytes:

@@ -1,7 +1,8 @@
 """What a Modbus link has to offer, and everything ecmc may ever ask over one.
 
-`read_pdu` is the only place a request is made, and it knows the four reading
-functions and no other: nothing that writes can leave a driver.
+`read_pdu` and `identity_pdu` are the only places a request is made. They know the
+four reading functions and the question who a device is, and nothing else: nothing
+that writes can leave a driver.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ READ_HOLDING_REGISTERS: Final = 3
 READ_INPUT_REGISTERS: Final = 4
 BIT_FUNCTIONS: Final = frozenset({READ_COILS, READ_DISCRETE_INPUTS})
 READING_FUNCTIONS: Final = BIT_FUNCTIONS | {READ_HOLDING_REGISTERS, READ_INPUT_REGISTERS}
+IDENTIFY: Final = 43
+_DEVICE_IDENTIFICATION: Final = 14  # function 43 has a second use, 13, which can write; it is not spoken here
+_BASIC_OBJECTS: Final = 1
 MAX_REGISTERS: Final = 125  # Modbus application protocol V1.1b3, 6.3
 MAX_BITS: Final = 2000  # the same, 6.1
 
@@ -53,11 +57,12 @@ class BadReply(DeviceUnreachable):
 
 
 class ModbusRefused(DeviceRefused):
-    """The device answered with a Modbus exception; `code` says which."""
+    """The device answered with a Modbus exception; `code` says which, `reason` what it means."""
 
     def __init__(self, what: str, code: int) -> None:
         self.code = code
-        super().__init__(f"{what}: exception {code} ({_EXCEPTION_NAMES.get(code, 'unknown')})")
+        self.reason = _EXCEPTION_NAMES.get(code, "unknown")
+        super().__init__(f"{what}: exception {code} ({self.reason})")
 
 
 class Transport(Protocol):
@@ -79,6 +84,12 @@ class Transport(Protocol):
             ValueError: The request itself is not a reading one, or out of range.
         """
 
+    async def identify(self, unit: int) -> dict[int, str]:
+        """Who the device says it is: text by object id (0 vendor, 1 product code, 2 revision; rarely more).
+
+        Raises as `request`; most devices refuse.
+        """
+
     async def close(self) -> None: ...
 
 
@@ -94,6 +105,37 @@ def read_pdu(function: int, address: int, count: int) -> bytes:
     if not (1 <= count <= most and address >= 0 and address + count <= 0x10000):
         raise ValueError(f"function {function} cannot read {count} from address {address}")
     return bytes((function, address >> 8, address & 0xFF, count >> 8, count & 0xFF))
+
+
+def identity_pdu(first_object: int = 0) -> bytes:
+    """The request for the basic identification objects from `first_object`."""
+    return bytes((IDENTIFY, _DEVICE_IDENTIFICATION, _BASIC_OBJECTS, first_object))
+
+
+def identity_objects(pdu: bytes, unit: int) -> tuple[dict[int, str], int | None]:
+    """The objects of an answer to `identity_pdu`, and from where to ask on (None: that was all).
+
+    Source: Modbus application protocol V1.1b3, 6.21.
+
+    Raises:
+        ModbusRefused: The answer is an exception.
+        BadReply: It is no such answer.
+    """
+    what = f"unit {unit} function {IDENTIFY}"
+    if len(pdu) == 2 and pdu[0] == IDENTIFY | 0x80:
+        raise ModbusRefused(what, pdu[1])
+    if len(pdu) < 7 or pdu[:2] != bytes((IDENTIFY, _DEVICE_IDENTIFICATION)):
+        raise BadReply(f"{what}: {pdu[:7].hex() or 'nothing'} is no device identification")
+    more, follows, count = pdu[4], pdu[5], pdu[6]
+    objects: dict[int, str] = {}
+    at = 7
+    for _ in range(count):
+        if at + 2 > len(pdu) or at + 2 + pdu[at + 1] > len(pdu):
+            raise BadReply(f"{what}: {count} objects announced, the answer ends in number {len(objects) + 1}")
+        end = at + 2 + pdu[at + 1]
+        objects[pdu[at]] = pdu[at + 2 : end].decode("utf-8", "replace").strip("\0 ")
+        at = end
+    return objects, follows if more == 0xFF else None
 
 
 def reply_size(function: int, count: int) -> int:
