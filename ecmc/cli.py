@@ -14,17 +14,14 @@ import typer
 
 from core.clock import rfc3339
 from core.errors import EcmcError, FaultyInput
-from ecmc import tools
+from ecmc import tools, vault
 from ecmc.loop import run_work
+from ecmc.option import DataFolder, Dsn, PlantFolder
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(tools.app)
+app.add_typer(vault.app)
 
-PlantFolder = Annotated[Path, typer.Option("--plant", help="Plant folder.", exists=False)]
-DataFolder = Annotated[Path | None, typer.Option("--data", help="Data folder; default by plant and user.")]
-Dsn = Annotated[
-    str | None, typer.Option("--dsn", help="PostgreSQL or TimescaleDB to use instead of our own.")
-]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the API and console; 0 takes a free one.")]
 
@@ -178,23 +175,6 @@ def verify(plant: PlantFolder, data: DataFolder = None, dsn: Dsn = None) -> None
             f"{verdict.hashed} days by their hashes alone: readings before {rfc3339(verdict.lost_before_ns)} "
             "are no longer kept"
         )
-
-
-@app.command()
-def migrate(
-    source: Annotated[str, typer.Option("--from", help="Data folder or DSN the data are in.")],
-    target: Annotated[str, typer.Option("--to", help="New data folder, or DSN of an empty database.")],
-) -> None:
-    """Move all data to another database, comparing every table; started again after a kill, it goes on."""
-    from ecmc.progress import progress_bar
-    from ecmc.vault import migrate_store
-
-    with progress_bar() as progress:
-        moved = run_work(migrate_store(source, target, progress))
-    for table, rows in sorted(moved.rows.items()):
-        if rows:
-            typer.echo(f"{table}: {rows} rows, compared")
-    typer.echo(f"moved: {moved.copied} chunks copied, {moved.same} were there already, all equal by SHA-256")
 
 
 def _log_to_stderr() -> None:

@@ -119,8 +119,13 @@ async def recompute_window(
     if end_ns <= start_ns:
         raise BadRequest(f"--to {end} is not after --from {start}")
     async with opened_store(plant, data, dsn) as store:
-        before = await _figures(plant, store, start_ns, end_ns)
         _, engine = await plant_engine(plant, store)
+        kept_ns = await store.kept_from(engine.points)
+        if kept_ns is not None and start_ns < kept_ns:
+            raise BadRequest(
+                f"readings before {rfc3339(kept_ns)} are no longer kept: what was computed from them stands"
+            )
+        before = await _figures(plant, store, start_ns, end_ns)
         pipeline = Pipeline(engine, store, LocalBus(), Health(), SystemClock())
         await pipeline.recompute(start_ns, end_ns, known_at_ns, "recompute")
         await settle(plant, store)

@@ -269,11 +269,12 @@ class Site:
         self._live.adopt(engine)
 
     async def _restate(self, start_ns: int, end_ns: int, points: Sequence[str] | None, reason: str) -> None:
-        """Have the part of [start, end] that has samples computed again."""
+        """Have the part of [start, end] that has its samples still computed again."""
         span = await self._store.span()
         if span is None:
             return
-        start_ns, end_ns = max(start_ns, span[0]), min(end_ns, self._clock.now_ns())
+        kept_ns = await self._store.kept_from(self._pipeline.history.current.points)
+        start_ns, end_ns = max(start_ns, span[0], kept_ns or 0), min(end_ns, self._clock.now_ns())
         if start_ns <= end_ns:
             await self._store.mark_dirty(start_ns, end_ns, points, reason)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from core.carbon.factors import FactorLibrary
@@ -19,17 +19,38 @@ from ecmc.folder import data_folder
 @asynccontextmanager
 async def opened_store(plant: Plant, data: Path | None, dsn: str | None) -> AsyncIterator[PostgresStore]:
     """A migrated store for one command: on the server given, the one that runs on the data folder, or our own."""
-    async with AsyncExitStack() as stack:
-        if dsn is None:
-            folder = data_folder(plant, data)
-            dsn = running_dsn(folder)
-            if dsn is None:
-                server = EmbeddedServer(folder)
-                dsn = await asyncio.to_thread(server.start)
-                stack.callback(server.stop)
-        store = await PostgresStore.open(dsn, plant)
-        stack.push_async_callback(store.close)
-        yield store
+    async with plant_database(plant, data, dsn) as found:
+        store = await PostgresStore.open(found, plant)
+        try:
+            yield store
+        finally:
+            await store.close()
+
+
+@asynccontextmanager
+async def plant_database(plant: Plant, data: Path | None, dsn: str | None) -> AsyncIterator[str]:
+    """DSN of the server given, the one that runs on the data folder, or our own for as long as it is needed."""
+    if dsn is not None:
+        yield dsn
+        return
+    folder = data_folder(plant, data)
+    running = running_dsn(folder)
+    if running is not None:
+        yield running
+        return
+    async with own_server(folder) as started:
+        yield started
+
+
+@asynccontextmanager
+async def own_server(folder: Path) -> AsyncIterator[str]:
+    """DSN of the embedded server of a data folder, run for as long as it is needed."""
+    server = EmbeddedServer(folder)
+    dsn = await asyncio.to_thread(server.start)
+    try:
+        yield dsn
+    finally:
+        await asyncio.to_thread(server.stop)
 
 
 async def plant_engine(plant: Plant, store: PostgresStore) -> tuple[Registers, Engine]:

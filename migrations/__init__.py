@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 OLDEST_SERVER = 150000  # date_bin, security of views, MERGE
 _LOCK = 0x65636D63  # one migration at a time
 _FOLDER = Path(__file__).parent
-_REVISIONS = sorted(path.name.split("_")[0] for path in (_FOLDER / "versions").glob("[0-9]*.py"))
-HEAD = _REVISIONS[-1]
+REVISIONS = sorted(path.name.split("_")[0] for path in (_FOLDER / "versions").glob("[0-9]*.py"))
+HEAD = REVISIONS[-1]
 _UNFINISHED = "ecmc migrate under way from "
 
 
@@ -102,7 +102,7 @@ async def _revision(dsn: str, finished: bool) -> str | None:
         revision: str | None = await connection.fetchval("SELECT version_num FROM ecmc.alembic_version")
     finally:
         await connection.close()
-    if revision is not None and revision not in _REVISIONS:
+    if revision is not None and revision not in REVISIONS:
         raise StoreRefused(
             f"the database is at schema {revision}, this ecmc knows up to {HEAD}: use a newer ecmc"
         )

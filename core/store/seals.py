@@ -349,14 +349,15 @@ async def pins(
 async def kept_from(connection: asyncpg.Connection[Any], points: list[int]) -> int | None:
     """From when on all readings of these points are there; None where none was ever dropped."""
     rows = await connection.fetch(
-        "SELECT l.first_time, (SELECT min(time) FROM ecmc.sample AS s WHERE s.point_id = l.point_id) AS kept"
+        "SELECT l.first_time, l.time, (SELECT min(time) FROM ecmc.sample AS s WHERE s.point_id = l.point_id) AS kept"
         " FROM ecmc.latest AS l WHERE l.point_id = ANY($1)",
         points,
     )
-    dropped = [row["kept"] for row in rows if row["kept"] is None or row["kept"] > row["first_time"]]
-    if not dropped:
-        return None
-    return max(time_ns_of(at) if at is not None else 2**62 for at in dropped)
+    # Of a point that has none left, nothing is missing after its last one.
+    dropped = [
+        row["kept"] or row["time"] for row in rows if row["kept"] is None or row["kept"] > row["first_time"]
+    ]
+    return max(map(time_ns_of, dropped), default=None)
 
 
 async def rollup_difference(connection: asyncpg.Connection[Any], part: WindowResult) -> str | None:

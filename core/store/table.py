@@ -171,10 +171,12 @@ async def read_out(connection: Connection, chunk: Chunk, sink: Sink | None = Non
     return Sum(_count(done), digest.hexdigest())
 
 
-async def write_in(connection: Connection, table: Table, source: AsyncIterator[bytes]) -> int:
-    """COPY bytes into a table, in the transaction the connection is in; returns the rows."""
+async def write_in(
+    connection: Connection, table: Table, source: AsyncIterator[bytes], columns: Sequence[str]
+) -> int:
+    """COPY bytes into columns of a table, in the transaction the connection is in; returns the rows."""
     done = await connection.copy_to_table(
-        table.name, source=source, columns=list(table.columns), schema_name="ecmc", format="binary"
+        table.name, source=source, columns=list(columns), schema_name="ecmc", format="binary"
     )
     return _count(done)
 
@@ -194,7 +196,7 @@ async def carry(source: Connection, target: Connection, chunk: Chunk) -> Sum:
 
     async with asyncio.TaskGroup() as both:
         leaving = both.create_task(out())
-        both.create_task(write_in(target, chunk.table, given()))
+        both.create_task(write_in(target, chunk.table, given(), chunk.table.columns))
     return leaving.result()
 
 
