@@ -6,6 +6,8 @@ with `--json` they print one JSON document and nothing else.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import json
 import math
@@ -211,6 +213,56 @@ def browse(
         )
     if not offers:
         raise typer.Exit(1)
+
+
+@app.command()
+def record(
+    plant: PlantFolder,
+    connection: Annotated[str, typer.Argument(help="A Modbus TCP or TLS connection of the plant.")],
+    file: Annotated[Path, typer.Argument(help="New file, JSON lines.")],
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long.")] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Poll a connection as the plant does and keep every byte of it."""
+    from collector.tools.record import Recorded
+    from collector.tools.record import record as record_traffic
+    from ecmc.folder import read_plant
+
+    async def work() -> Recorded:
+        with _progress(as_json) as said:
+            return await record_traffic(read_plant(plant), connection, file, seconds, said)
+
+    recorded = run_work(work())
+    if as_json:
+        _print_json({"file": str(file), **dataclasses.asdict(recorded)})
+    else:
+        typer.echo(
+            f"{file}: {recorded.requests} requests, {recorded.replies} segments of answers, {recorded.values} values"
+        )
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="A recording, as `ecmc record` makes it.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 0,
+    speed: Annotated[float, typer.Option(min=0.01, max=1000, help="How fast its time runs.")] = 1.0,
+) -> None:
+    """Serve a recording as the device it was taken from, until Ctrl-C."""
+    from collector.tools.replay import Recording, ReplayServer
+
+    recording = Recording.read(file)
+
+    async def work() -> None:
+        async with ReplayServer(recording, host, port, speed) as server:
+            typer.echo(
+                f"device {server.host}:{server.port}: {recording.requests} requests over "
+                f"{recording.lasts_s:.1f} s, {recording.unanswered} of them unanswered"
+            )
+            await asyncio.Event().wait()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        run_work(work())
 
 
 @contextmanager

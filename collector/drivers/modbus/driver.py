@@ -508,13 +508,16 @@ def _reading(
     )
 
 
-def modbus_driver(plant: Plant, connection: Connection) -> ModbusDriver:
+def modbus_driver(plant: Plant, connection: Connection, transport: Transport | None = None) -> ModbusDriver:
     """The driver of a Modbus connection, with every device of the plant behind it.
 
     Connection options: host, port, timeout_s, connect_timeout_s, client (`pymodbus`
     for TCP), in_flight, retries, pause_s; of a serial line port, baud, parity,
     stop_bits; of TLS ca_file, cert_file, key_file, server_name. Device options:
     max_registers, priority, connect_delay_s, sunspec_candidates.
+
+    Args:
+        transport: The link to use instead of the connection's own.
 
     Raises:
         EcmcError: The connection's options or a point's type cannot be used.
@@ -525,7 +528,7 @@ def modbus_driver(plant: Plant, connection: Connection) -> ModbusDriver:
     by_pymodbus = rtu or options.text("client", "mbap") == "pymodbus"
     return ModbusDriver(
         connection.id,
-        connection_transport(connection),
+        transport or connection_transport(connection),
         units,
         plant.point_table,
         [np.nan if point.deadband is None else point.deadband for point in plant.points],

@@ -13,6 +13,7 @@ import asyncio
 import ssl
 import struct
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -29,6 +30,7 @@ from collector.drivers.modbus.transport import (
 )
 
 SWEEP_S = 0.1
+Tap = Callable[[str, bytes], None]  # `open`, `req` or `rsp`, and the bytes as they went over the wire
 _HEADER = struct.Struct(">HHHB")  # transaction, protocol, length (of unit and PDU), unit
 _LONGEST = 254  # unit and a PDU of 253 bytes
 
@@ -96,7 +98,8 @@ class _Waiter:
 class _Link(asyncio.Protocol):
     """One TCP connection's life: requests out, answers to their waiters."""
 
-    def __init__(self, counters: Counter[str], timeout_s: float) -> None:
+    def __init__(self, counters: Counter[str], timeout_s: float, tap: Tap | None) -> None:
+        self._tap = tap
         self._counters = counters
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
@@ -108,6 +111,8 @@ class _Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
+        if self._tap is not None:
+            self._tap("open", b"")
 
     @property
     def alive(self) -> bool:
@@ -122,10 +127,15 @@ class _Link(asyncio.Protocol):
         self._waiting[transaction] = _Waiter(answer, unit, self._loop.time() + self._timeout_s)
         if self._sweep is None:
             self._sweep = self._loop.call_later(SWEEP_S, self._sweep_deadlines)
-        self._transport.write(_HEADER.pack(transaction, 0, len(pdu) + 1, unit) + pdu)
+        frame = _HEADER.pack(transaction, 0, len(pdu) + 1, unit) + pdu
+        self._transport.write(frame)
+        if self._tap is not None:
+            self._tap("req", frame)
         return answer
 
     def data_received(self, data: bytes) -> None:
+        if self._tap is not None:
+            self._tap("rsp", data)
         try:
             frames = self._splitter.feed(data)
         except FramingLost as why:
@@ -174,7 +184,10 @@ class _Link(asyncio.Protocol):
 
 
 class MbapTransport:
-    """A Modbus TCP (or, with `tls`, Modbus/TCP Security) link behind the Transport seam."""
+    """A Modbus TCP (or, with `tls`, Modbus/TCP Security) link behind the Transport seam.
+
+    `tap`, where set before connecting, hears every byte of the links made from then on.
+    """
 
     def __init__(
         self,
@@ -194,6 +207,7 @@ class MbapTransport:
         self._tls = tls
         self._server_name = server_name
         self._link: _Link | None = None
+        self.tap: Tap | None = None
 
     async def connect(self) -> None:
         await self.close()
@@ -201,7 +215,7 @@ class MbapTransport:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 _, self._link = await loop.create_connection(
-                    lambda: _Link(self.counters, self._timeout_s),
+                    lambda: _Link(self.counters, self._timeout_s, self.tap),
                     self._host,
                     self._port,
                     ssl=self._tls,
