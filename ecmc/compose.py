@@ -37,6 +37,7 @@ from core.errors import EcmcError, StoreUnavailable
 from core.explain import Explanations
 from core.footprint import FootprintBook
 from core.health import Health, Status
+from core.inbox import Inbox
 from core.inventory import Inventories
 from core.ledger import LedgerDay, counter_ledger
 from core.live import Live
@@ -99,7 +100,7 @@ async def run_plant(
                 await begin(store, engine)
             spool = await stack.enter_async_context(Spool(folder / "spool"))
             registers, engine = await plant_engine(plant, store)
-            site = Site(plant, engine, registers, store, spool, server)
+            site = Site(plant, engine, registers, store, spool, server, folder / "inbox")
             await site.run(listening, auth, stop, ready)
 
 
@@ -142,6 +143,7 @@ class Site:
         store: PostgresStore,
         spool: Spool,
         server: EmbeddedServer | None,
+        inbox: Path,
     ) -> None:
         self._store = store
         self._spool = spool
@@ -149,6 +151,7 @@ class Site:
         self._clock = SystemClock()
         self._bus = LocalBus()
         self._health = Health()
+        self._inbox = Inbox(inbox, lambda: self._plant, self._write, self._health)
         self._live = Live(engine)
         self._newest_live: LiveUpdate | None = None
         self._claim = EngineClaim(store.pool)
@@ -204,6 +207,7 @@ class Site:
         parts = {
             "pipeline": self._compute(),
             "forward": forward(self._spool, self._write, self._health),
+            "inbox": self._inbox.run(),
             "live": self._run_live(),
             "alarms": self._alarms.run(),
             "watch": self._watch(),
