@@ -38,6 +38,10 @@ def make_driver(plant: Plant, connection: Connection) -> Driver:
             from collector.drivers.mqtt import MqttDriver
 
             return MqttDriver(plant, connection)
+        case Protocol.SPARKPLUG:
+            from collector.drivers.sparkplug import SparkplugDriver
+
+            return SparkplugDriver(plant, connection)
         case _:
             raise EcmcError(f"connection {connection.id}: no driver speaks {connection.protocol}")
 

@@ -41,6 +41,7 @@ DRAIN_EVERY_S: Final = 0.03
 DRAIN_ROWS: Final = 20_000
 WAITING_MESSAGES: Final = 200_000  # beyond this QoS 0 is dropped and counted, QoS 1 left with the broker
 RECEIVE_MAXIMUM: Final = 1_000
+LAST_WORD_S: Final = 1.0
 SESSION_EXPIRY_S: Final = 7 * 86_400
 
 # Unsupported version, client id, user or password, not authorised, banned, bad method (MQTT 5, 3.2.2.2).
@@ -125,8 +126,9 @@ class BrokerDriver:
     def _opened(self) -> None:
         """The session stands."""
 
-    def _closing(self) -> None:
-        """The session is about to be closed in order."""
+    def _last_word(self) -> tuple[str, bytes] | None:
+        """Topic and retained payload to publish before the session is closed in order."""
+        return None
 
     def _tend(self, columns: Columns) -> None:
         """What time itself brings, called many times a second; it never raises."""
@@ -271,8 +273,10 @@ class BrokerDriver:
         client = self._client
         if client is not None:
             client.on_message = client.on_disconnect = None
-            if self._up:
-                self._closing()
+            if self._up and (last_word := self._last_word()) is not None:
+                sent = client.publish(last_word[0], last_word[1], qos=1, retain=True)
+                with contextlib.suppress(ValueError, RuntimeError):  # the link is lost: the will says it
+                    await asyncio.to_thread(sent.wait_for_publish, LAST_WORD_S)
             client.disconnect()
             self._client = self._thread = None
             await asyncio.to_thread(client.loop_stop)

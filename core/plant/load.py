@@ -272,6 +272,9 @@ class _Reading:
         if protocol is Protocol.SPARKPLUG:
             options["group"] = one.text("group", required=True)
             _put(options, "host_id", one.text("host_id"))
+            for key in ("group", "host_id"):
+                if any(sign in str(options.get(key, "")) for sign in "/+#"):
+                    one.fault(key, f"{key} is {options[key]!r}: '/', '+' and '#' have a meaning in topics")
 
     def _files(self, one: Entry, options: dict[str, object], *keys: str) -> None:
         """Keys that name a file, from the plant folder on."""

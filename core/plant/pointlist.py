@@ -248,7 +248,11 @@ def _source(row: Row, device: Device, connections: Mapping[str, Connection]) -> 
     if connection.protocol is Protocol.SPARKPLUG:
         if not path:
             row.fault("json_path", "json_path is empty, a Sparkplug point names its metric there")
-        return MqttSource(topic, path, scale, offset)
+        for column in ("time_path", "reduce"):
+            if row.text(column):
+                row.fault(column, f"{column} is for MQTT, a Sparkplug metric has its own time and one value")
+        _check_edge_node(row, topic)
+        return MqttSource(filled_topic(topic, {"device": device.id}), path, scale, offset)
     if path and not path.startswith("$"):
         row.fault("json_path", f"json_path is {path!r}, wanted a path from the root such as $.{path}")
     return MqttSource(
@@ -272,9 +276,23 @@ def _check_topic(row: Row, topic: str) -> None:
         row.fault("topic", "topic is empty, an MQTT point needs one")
     for reason in topic_faults(topic):
         row.fault("topic", reason)
+    _check_placeholders(row, topic)
+
+
+def _check_placeholders(row: Row, topic: str) -> None:
     for name in placeholders(topic):
         if name != "device":
             row.fault("topic", f"topic {topic!r}: {{{name}}} is unknown here, only {{device}} is filled in")
+
+
+def _check_edge_node(row: Row, topic: str) -> None:
+    """A Sparkplug point's `topic`: its edge node, or edge node and device, within the connection's group."""
+    levels = topic.split("/")
+    if not topic:
+        row.fault("topic", "topic is empty, a Sparkplug point names its edge node there, or node/device")
+    elif len(levels) > 2 or not all(levels) or any(sign in topic for sign in "+#"):
+        row.fault("topic", f"topic is {topic!r}, wanted an edge node, or node/device, such as Line4/M12")
+    _check_placeholders(row, topic)
 
 
 def topic_faults(topic: str) -> list[str]:
