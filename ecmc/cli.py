@@ -13,10 +13,11 @@ from typing import Annotated
 import typer
 
 from core.clock import rfc3339
-from core.errors import EcmcError, FaultyInput
+from core.errors import EcmcError, Fault, FaultyInput
 from ecmc import tools, vault
 from ecmc.loop import run_work
 from ecmc.option import DataFolder, Dsn, PlantFolder
+from ecmc.progress import progress_bar
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(tools.app)
@@ -73,7 +74,9 @@ def demo(
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="Samples: point,time,value[,quality]; .csv or .csv.gz.")],
+    file: Annotated[
+        Path, typer.Argument(help="Samples: point,time,value[,quality]; CSV, gzip, XLSX or Parquet.")
+    ],
     plant: PlantFolder,
     data: DataFolder = None,
     dsn: Dsn = None,
@@ -89,11 +92,23 @@ def import_(
     from ecmc.command import import_samples
     from ecmc.folder import read_plant
 
-    report = run_work(
-        import_samples(read_plant(plant), file, data, dsn, correct=correct, why=why, skip_faulty=skip_faulty)
-    )
-    for fault in report.faults:
-        typer.echo(f"faulty line {fault.line}: {fault.reason}")
+    def faulty(fault: Fault) -> None:
+        typer.echo(f"faulty line {fault.line}: column {fault.column}: {fault.reason}")
+
+    with progress_bar() as progress:
+        report = run_work(
+            import_samples(
+                read_plant(plant),
+                file,
+                data,
+                dsn,
+                correct=correct,
+                why=why,
+                skip_faulty=skip_faulty,
+                fault=faulty,
+                progress=progress,
+            )
+        )
     for conflict in report.conflicts:
         typer.echo(
             f"conflict {conflict.point} {rfc3339(conflict.time_ns)}: {conflict.stored!r} stands, "
@@ -101,7 +116,7 @@ def import_(
         )
     typer.echo(
         f"accepted {report.accepted}, repeated {report.repeated}, conflicting {report.conflict_count}, "
-        f"faulty {len(report.faults)}" + (f", corrected {report.corrected}" if correct else "")
+        f"faulty {report.faults}" + (f", corrected {report.corrected}" if correct else "")
     )
     if report.faults and not skip_faulty:
         typer.echo(

@@ -4,38 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from core.bus import LocalBus
+from core.by_day import ByDay
 from core.clock import SystemClock, parse_rfc3339, rfc3339
 from core.errors import BadRequest, Fault
 from core.health import Health
 from core.history import History
-from core.importer import read_sample_file
+from core.importer import read_samples
 from core.pipeline import Pipeline
 from core.plant.model import Plant
 from core.results import SITE
+from core.samples import PointTable
 from core.seal import Seal
 from core.sealing import Sealing, Verdict
 from core.store.claim import EngineClaim, is_dirty_up_to, newest_dirty
 from core.store.postgres import PostgresStore
-from core.store.seam import Conflict, Correction
+from core.store.seam import Conflict, Correction, WriteReport
 from ecmc.opened import opened_store, plant_engine
+from ecmc.progress import Progress
 
 IMPORT_ROWS = 50_000  # rows a transaction
 
 
 @dataclass(slots=True)
 class ImportReport:
-    faults: tuple[Fault, ...] = ()
+    """What became of a file. `faults` counts its faulty rows; any of them and not skipped: nothing was imported."""
+
+    faults: int = 0
     accepted: int = 0
     repeated: int = 0
     corrected: int = 0
     conflict_count: int = 0
     conflicts: tuple[Conflict, ...] = ()
+
+    def add(self, part: WriteReport) -> None:
+        self.accepted += part.accepted
+        self.repeated += part.repeated
+        self.corrected += part.corrected
+        self.conflict_count += part.conflict_count
+        self.conflicts = (self.conflicts + part.conflicts)[:1000]
 
 
 async def import_samples(
@@ -47,33 +58,44 @@ async def import_samples(
     correct: bool = False,
     why: str = "",
     skip_faulty: bool = False,
+    fault: Callable[[Fault], None] = lambda fault: None,
+    progress: Progress = lambda done, of, what: None,
 ) -> ImportReport:
     """Import a sample file; returns once the results it touches are readable.
 
-    A file with faulty rows is refused whole unless `skip_faulty`.
+    A file with faulty rows is refused whole unless `skip_faulty`. Killed, it is started again: what is in already is
+    repeated, which changes nothing.
+
+    Args:
+        fault: Hears of every faulty row.
     """
-    read = read_sample_file(file, plant.point_by_id)
-    report = ImportReport(faults=read.faults)
-    if (read.faults and not skip_faulty) or len(read.batch) == 0:
-        return report
+    report = ImportReport()
     clock = SystemClock()
-    correction = (
-        Correction(getpass.getuser(), why or f"import {file.name}", clock.now_ns()) if correct else None
-    )
-    # In time order, so that a commit touches a short stretch of time whatever order the file has; rows of one
-    # key keep the file's order, for the first of two different values stands.
-    batch = read.batch.take(np.argsort(read.batch.time_ns, kind="stable"))
-    async with opened_store(plant, data, dsn) as store:
-        for start in range(0, len(batch), IMPORT_ROWS):
-            part = await store.write(
-                batch.take(np.arange(start, min(start + IMPORT_ROWS, len(batch)))), correction
-            )
-            report.accepted += part.accepted
-            report.repeated += part.repeated
-            report.corrected += part.corrected
-            report.conflict_count += part.conflict_count
-            report.conflicts = (report.conflicts + part.conflicts)[:1000]
-        await settle(plant, store)
+    points = PointTable(tuple(plant.point_by_id))
+
+    def count(one: Fault) -> None:
+        report.faults += 1
+        fault(one)
+
+    with ByDay(points) as rows:
+        for batch in read_samples(
+            file, points, plant.zone, count, lambda done, of: progress(done, of, "reading")
+        ):
+            if report.faults == 0 or skip_faulty:
+                rows.add(batch)
+        if (report.faults and not skip_faulty) or rows.count == 0:
+            return report
+        correction = (
+            Correction(getpass.getuser(), why or f"import {file.name}", clock.now_ns()) if correct else None
+        )
+        async with opened_store(plant, data, dsn) as store:
+            done = 0
+            for batch in rows.batches(IMPORT_ROWS):
+                progress(done, rows.count, "writing")
+                report.add(await store.write(batch, correction))
+                done += len(batch)
+            progress(done, rows.count, "computing")
+            await settle(plant, store)
     return report
 
 
