@@ -28,7 +28,7 @@ class ByDay:
     """`add` in any order, then take `batches` in the order of time, once."""
 
     def __init__(self, points: PointTable, rows_in_memory: int = _ROWS_IN_MEMORY) -> None:
-        self._points = points
+        self.points = points
         self._limit = rows_in_memory
         self._in_memory = 0
         self._days: dict[int, list[npt.NDArray[Any]]] = {}
@@ -99,7 +99,7 @@ class ByDay:
     def _batch(self, parts: list[npt.NDArray[Any]]) -> SampleBatch:
         rows = np.concatenate(parts)
         return SampleBatch(
-            self._points,
+            self.points,
             np.ascontiguousarray(rows["point"]),
             np.ascontiguousarray(rows["time_ns"]),
             np.ascontiguousarray(rows["value"]),

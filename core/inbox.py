@@ -15,14 +15,13 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
+from core.by_day import ByDay
 from core.clock import rfc3339
 from core.errors import EcmcError, Fault, FaultyInput, StoreUnavailable
 from core.health import Health, Status
-from core.importer import SampleFile, read_sample_file
+from core.importer import read_samples
 from core.plant.model import Plant
-from core.samples import SampleBatch
+from core.samples import PointTable, SampleBatch
 from core.store.seam import Conflict, WriteReport
 
 log = logging.getLogger(__name__)
@@ -95,28 +94,30 @@ class Inbox:
     async def _take(self, name: str) -> bool:
         """Store a file's samples or refuse it, and move it; False where it could not be moved."""
         path = self._folder / name
-        try:
-            file = await asyncio.to_thread(self._read, path)
-        except FaultyInput as why:
-            return await self._refuse(path, why.faults)
-        if file.faults:
-            return await self._refuse(path, file.faults)
-        # In time order, so that a commit touches a short stretch of time; rows of one key keep the file's order.
-        batch = file.batch.take(np.argsort(file.batch.time_ns, kind="stable"))
+        plant = self._plant()
+        with ByDay(PointTable(tuple(plant.point_by_id))) as rows:
+            try:
+                faults = await asyncio.to_thread(self._read, path, plant, rows)
+            except FaultyInput as why:
+                faults = why.faults
+            if faults:
+                return await self._refuse(path, faults)
+            return await self._store(path, rows)
+
+    async def _store(self, path: Path, rows: ByDay) -> bool:
         accepted = conflicting = 0
         conflicts: list[Conflict] = []
-        for start in range(0, len(batch), WRITE_ROWS):
-            rows = np.arange(start, min(start + WRITE_ROWS, len(batch)))
+        for batch in rows.batches(WRITE_ROWS):
             try:
-                report = await self._write(batch.take(rows))
+                report = await self._write(batch)
             except StoreUnavailable:
                 raise
             except EcmcError as why:
-                return await self._refuse(path, [Fault(name, 0, 0, str(why))])
+                return await self._refuse(path, [Fault(path.name, 0, 0, str(why))])
             accepted += report.accepted
             conflicting += report.conflict_count
             conflicts += report.conflicts[: FAULTS_KEPT - len(conflicts)]
-        said = {"file": name, "rows": len(batch), "accepted": accepted, "conflicting": conflicting}
+        said = {"file": path.name, "rows": rows.count, "accepted": accepted, "conflicting": conflicting}
         log.info("inbox file stored", extra=said)
         lines = [
             f"{one.point} {rfc3339(one.time_ns)}: {one.stored!r} stands, {one.offered!r} was offered"
@@ -124,12 +125,16 @@ class Inbox:
         ]
         return await asyncio.to_thread(_move, path, "done", "conflicts", lines)
 
-    def _read(self, path: Path) -> SampleFile:
+    def _read(self, path: Path, plant: Plant, rows: ByDay) -> list[Fault]:
         if not path.name.lower().endswith((".csv", ".csv.gz")):
             raise FaultyInput([Fault(path.name, 0, 0, "a .csv or .csv.gz wanted")])
         if (size := path.stat().st_size) > MOST_BYTES:
             raise FaultyInput([Fault(path.name, 0, 0, f"{size} bytes, at most {MOST_BYTES} wanted: cut it")])
-        return read_sample_file(path, self._plant().point_by_id)
+        faults: list[Fault] = []
+        for batch in read_samples(path, rows.points, plant.zone, faults.append):
+            if not faults:
+                rows.add(batch)
+        return faults
 
     async def _refuse(self, path: Path, faults: Sequence[Fault]) -> bool:
         log.warning("inbox file refused", extra={"file": path.name, "faults": len(faults)})
