@@ -137,6 +137,7 @@ class IndicatorRow(BaseModel):
     final: float | None
     reached: str | None
     note: str
+    uncertainty: float | None = None
 
 
 class DeviceRow(BaseModel):

@@ -199,8 +199,14 @@ class Inventory:
             changes.append(Change(key[0], key[2], before_kg, after_kg, parts.energy_kg, parts.factor_kg))
         return changes
 
-    def terms(self, basis: Basis) -> tuple[Term, ...]:
-        return tuple(term for line in self.lines if line.basis in (None, basis) for term in line.terms)
+    def terms(self, basis: Basis, *scopes: int) -> tuple[Term, ...]:
+        """What is summed on a basis; of these scopes only, where some are named."""
+        lines = [line for line in self.lines if line.basis in (None, basis)]
+        return tuple(term for line in lines if not scopes or line.scope in scopes for term in line.terms)
+
+    def uncertainty(self, basis: Basis, *scopes: int) -> float:
+        """Half of the relative 95 % interval of a sum, from what is stated; NaN where nothing is."""
+        return _uncertainty(self.terms(basis, *scopes))
 
 
 FactorsUsed = Callable[[int, int, str], Awaitable[Mapping[tuple[str, str], tuple[str, ...]]]]
@@ -263,6 +269,19 @@ class Inventories:
         return Inventory(
             start_ns, end_ns, method, month_ns, tuple(lines), tuple(_with_beside(totals, beside, lines))
         )
+
+    async def indicators(self, start_ns: int, end_ns: int, method_set_id: str) -> list[Mapping[str, object]]:
+        """The period's indicators; amounts of emissions with their uncertainty (C24), None where nobody states any."""
+        rows = await self._periods.indicators(start_ns, end_ns, method_set_id)
+        made = await self.of(start_ns, end_ns, method_set_id)
+        known: dict[tuple[object, object], float] = {
+            ("emissions_scope_1", None): made.uncertainty(Basis.LOCATION, 1)
+        }
+        for basis in Basis:
+            known["emissions_scope_2", basis] = made.uncertainty(basis, 2)
+            known["emissions_total", basis] = made.uncertainty(basis, 1, 2)
+        known = {key: share for key, share in known.items() if math.isfinite(share)}
+        return [{**row, "uncertainty": known.get((row["indicator"], row["basis"]))} for row in rows]
 
     async def _activities(self, start_ns: int, end_ns: int, method: MethodSet, month_ns: Times) -> list[Line]:
         """What people wrote down, one line a subject, laid over the months by its own rule."""

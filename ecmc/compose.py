@@ -189,7 +189,7 @@ class Site:
             clock=self._clock,
             devices=self._collectors.devices,
             live=lambda: self._newest_live,
-            indicators=lambda *asked: self._periods.indicators(*asked),
+            indicators=lambda *asked: self._inventories.indicators(*asked),
             inventory=lambda *asked: self._inventories.of(*asked),
             green_ledger=lambda *asked: self._periods.ledger(*asked),
             green_hours=lambda *asked: self._periods.by_hour(*asked),

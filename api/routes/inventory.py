@@ -17,7 +17,7 @@ from api.window import period_span
 from core.carbon.factor_row import FactorRow
 from core.clock import datetime_of, rfc3339
 from core.inventory import CATEGORIES, Inventory, Line, Total
-from core.plant.model import Label, Plant
+from core.plant.model import Label, Plant, Statement
 from core.results import Basis
 from core.samples import Floats
 
@@ -118,13 +118,7 @@ def _answer(plant: Plant, period: str, made: Inventory, rows: dict[str, FactorRo
             "edition": method.edition,
             "gwp_set": method.gwp_set,
         },
-        "base_year": None
-        if statement.base_year is None
-        else {
-            "year": statement.base_year,
-            "kgco2e": statement.base_year_kgco2e,
-            "recalculation_threshold": statement.recalculation_threshold,
-        },
+        "base_year": _base_year(statement, period, made),
         "months": [f"{datetime_of(ns).astimezone(plant.zone):%Y-%m}" for ns in made.month_ns.tolist()],
         "month_starts": times(made.month_ns),
         "end": rfc3339(made.end_ns),
@@ -139,6 +133,29 @@ def _answer(plant: Plant, period: str, made: Inventory, rows: dict[str, FactorRo
             for left_out in statement.exclusions
         ],
         "uncertainty_not_stated": list(made.unstated),
+    }
+
+
+def _base_year(statement: Statement, period: str, made: Inventory) -> dict[str, Any] | None:
+    """What was declared; in the inventory of the base year itself, whether it is still what is computed.
+
+    Source: GHG Protocol Corporate Standard, chapter 5: recalculate above a declared significance threshold.
+    """
+    if statement.base_year is None:
+        return None
+    declared, threshold = statement.base_year_kgco2e, statement.recalculation_threshold
+    computed_kg, due = None, None
+    if period == str(statement.base_year):
+        kg = sum(t.total_kg for t in made.totals if t.basis is Basis.LOCATION and t.scope <= 2)
+        computed_kg = _number(kg)
+        if declared and computed_kg is not None:
+            due = abs(computed_kg - declared) > threshold * declared
+    return {
+        "year": statement.base_year,
+        "kgco2e": declared,
+        "recalculation_threshold": threshold,
+        "computed_kgco2e": computed_kg,
+        "recalculation_due": due,
     }
 
 

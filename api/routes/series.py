@@ -6,9 +6,11 @@ from typing import Annotated
 
 import numpy as np
 from fastapi import APIRouter, Query
+from starlette.responses import Response
 
 from api.answer import BalanceRow, EmissionRow, EnergyRow, IndicatorRow, IntensityRow, Json, times
 from api.deps import InPlant, InServices
+from api.table import InMedia, Sheet, download
 from api.window import InBucketedSpan, known, period_span
 from core.errors import BadRequest
 from core.plant.model import Plant
@@ -84,11 +86,17 @@ async def indicators(
     period: Annotated[
         str, Query(description="A year, month or day in the plant's zone: 2026, 2026-10, 2026-10-05.")
     ],
+    media: InMedia,
     method_set: MethodSet = None,
-) -> Json:
-    """Indicators of a period."""
+) -> Response:
+    """Indicators of a period; amounts of emissions with half their relative 95 % interval. CSV and XLSX on request."""
     span = period_span(plant, period)
-    return Json(await services.indicators(span.start_ns, span.end_ns, asked_method_set(plant, method_set)))
+    rows = await services.indicators(span.start_ns, span.end_ns, asked_method_set(plant, method_set))
+    if media:
+        columns = list(rows[0]) if rows else ["indicator"]
+        sheet = Sheet("indicators", columns, [[row[column] for column in columns] for row in rows])
+        return download(media, f"indicators-{plant.id}-{period}", lambda: [sheet])
+    return Json(rows)
 
 
 def _node_names(plant: Plant) -> list[str]:

@@ -51,7 +51,7 @@ devices:
   - {id: m-grid, accuracy_class: 1}
   - {id: m-gas, accuracy_class: 2}
 inventory:
-  base_year: 2025
+  base_year: 2026
   base_year_kgco2e: 120000
   exclusions:
     - {what: {zh: 员工通勤, en: Commuting}, scope: 3, reason: {zh: 不显著, en: below the significance threshold}}
@@ -134,6 +134,7 @@ async def office(databases: Any, computed: str, plant: Plant) -> AsyncIterator[O
     pipeline = Pipeline(Engine(plant, library), store, bus, health, clock)
     registers = Registers(store.pool, plant, library)
     periods = Periods(plant, store, library, registers)
+    inventories = Inventories(plant, store, periods, registers, partial(factors_used, store.pool))
 
     async def factors_changed(start_ns: int, end_ns: int) -> None:
         pipeline.adopt(Engine(plant, await registers.load()))
@@ -152,8 +153,8 @@ async def office(databases: Any, computed: str, plant: Plant) -> AsyncIterator[O
         clock=clock,
         devices=dict,
         live=lambda: None,
-        indicators=periods.indicators,
-        inventory=Inventories(plant, store, periods, registers, partial(factors_used, store.pool)).of,
+        indicators=inventories.indicators,
+        inventory=inventories.of,
         green_ledger=periods.ledger,
         green_hours=periods.by_hour,
         library=lambda: registers.library,

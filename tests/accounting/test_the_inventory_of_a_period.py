@@ -73,9 +73,37 @@ async def test_uncertainty_joins_meter_and_factor_and_says_what_is_not_stated(of
 async def test_the_statement_of_the_plant_stands_with_it(office: Any) -> None:
     answer = await answer_of(office)
 
-    assert answer["base_year"] == {"year": 2025, "kgco2e": 120000.0, "recalculation_threshold": 0.05}
+    base_year = answer["base_year"]
+    assert (base_year["year"], base_year["kgco2e"]) == (2026, 120000.0)
     assert answer["exclusions"][0]["reason"]["en"] == "below the significance threshold"
     assert "designed toward" in answer["method_set"]["edition"]
+
+
+async def test_a_base_year_that_no_longer_is_what_was_declared_is_to_be_recalculated(office: Any) -> None:
+    base_year = (await answer_of(office))["base_year"]
+
+    totals = (await answer_of(office))["totals"]
+    computed = sum(t["total_kgco2e"] for t in totals if t["basis"] == "location" and t["scope"] <= 2)
+    assert base_year["computed_kgco2e"] == pytest.approx(computed)
+    assert abs(computed - 120000.0) > 0.05 * 120000.0
+    assert base_year["recalculation_due"] is True
+    of_a_month = (await answer_of(office, period="2026-09"))["base_year"]
+    assert of_a_month["recalculation_due"] is None
+
+
+async def test_indicators_say_how_sure_their_emissions_are(office: Any) -> None:
+    answer = await office.http.get("/v1/indicators", params={"period": "2026"})
+    inventory = await answer_of(office)
+    rows = {(row["indicator"], row["basis"]): row for row in answer.json()}
+
+    for basis in ("location", "market"):
+        (total,) = [t for t in inventory["totals"] if (t["scope"], t["basis"]) == (2, basis)]
+        assert rows["emissions_scope_2", basis]["uncertainty"] == pytest.approx(total["uncertainty"])
+    # 1 % of the meter and 5 % of the factor, from one source: C24.
+    assert rows["emissions_scope_2", "location"]["uncertainty"] == pytest.approx((0.01**2 + 0.05**2) ** 0.5)
+    assert rows["energy", None]["uncertainty"] is None
+    as_csv = await office.http.get("/v1/indicators", params={"period": "2026", "format": "csv"})
+    assert len(list(csv.DictReader(io.StringIO(as_csv.text.removeprefix(chr(0xFEFF)))))) == len(rows)
 
 
 async def test_it_can_be_kept_as_csv_and_xlsx(office: Any) -> None:
