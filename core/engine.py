@@ -398,7 +398,7 @@ class Engine:
             fuel = self.library.fuel(self._fuel_of(node))
             for method in self.methods:
                 for basis in _BASES:
-                    kg_per_kwh = combustion_kg_per_kwh(fuel, method)
+                    kg_per_kwh = combustion_kg_per_kwh(fuel, method, self.library)
                     direct[row, self._flow(Scope.DIRECT, basis, method)] = burned_kwh * kg_per_kwh
         return direct
 

@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 import numpy as np
 
 from core.carbon.factor_row import FactorRow
-from core.carbon.method import MethodSet, combustion_kg_per_kwh, method_set, source_factors
+from core.carbon.method import MethodSet, combustion_kg_per_kwh, method_set, other_gases, source_factors
 from core.clock import rfc3339
 from core.engine import Engine
 from core.errors import BadRequest
@@ -619,12 +619,18 @@ class _NodeOpening:
         if self._opened.flow.scope != Scope.DIRECT:
             return []
         fuel = self._library.fuel(fuel_of(self._plant, node))
-        kg_per_kwh = combustion_kg_per_kwh(fuel, self._method)
+        kg_per_kwh = combustion_kg_per_kwh(fuel, self._method, self._library)
         terms = (
             f"NCV {fuel.ncv_gj!r} GJ/{fuel.amount_unit}, carbon {fuel.carbon_t_per_gj!r} t/GJ, "
             f"oxidation {fuel.oxidation!r}, by {COMBUSTION}"
         )
-        self._factors[fuel.row.id] = replace(_factor(fuel.row, kg_per_kwh), note=terms)
+        others = other_gases(fuel, self._method, self._library)
+        kg_co2_per_kwh = kg_per_kwh - sum(kg for _, kg in others)
+        self._factors[fuel.row.id] = replace(_factor(fuel.row, kg_co2_per_kwh), note=terms)
+        for row, kg in others:
+            self._factors[row.id] = replace(
+                _factor(row, kg), note=f"{row.gas} beside the CO2, by its {self._method.gwp_set} GWP"
+            )
         burned = [e for e in self._plant.edges if e.target == node.id and e.carrier == node.burns]
         kwh = sum((self._opened.kwh(e) for e in burned), np.zeros(self._opened.time_ns.size))
         item = self._item("burns", node.id, kwh, kwh * kg_per_kwh, burned)

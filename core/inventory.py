@@ -21,7 +21,7 @@ import numpy as np
 
 from core.carbon.accounting import Effects, effects
 from core.carbon.factors import FactorLibrary
-from core.carbon.method import MethodSet, biogenic_kg_per_kwh, combustion_kg_per_kwh, method_set
+from core.carbon.method import MethodSet, biogenic_kg_per_kwh, combustion_kg_per_kwh, method_set, other_gases
 from core.carbon.uncertainty import Term, combined_uncertainty
 from core.period import Periods
 from core.plant.model import Edge, Label, Node, NodeKind, Origin, Plant, PointMeter
@@ -365,7 +365,7 @@ class Inventories:
         fuel = self._library.fuel(fuel_of(self._plant, node))
         burned = [e for e in self._plant.edges if e.target == node.id and e.carrier == node.burns]
         kwh = energy.kwh(burned)
-        kg = kwh * combustion_kg_per_kwh(fuel, method)
+        kg = kwh * combustion_kg_per_kwh(fuel, method, self._library)
         return self._line(
             node.id,
             LineKind.COMBUSTION,
@@ -376,7 +376,7 @@ class Inventories:
             kwh * biogenic_kg_per_kwh(fuel, method),
             burned,
             energy,
-            (fuel.row.id,),
+            (fuel.row.id, *(row.id for row, _ in other_gases(fuel, method, self._library))),
             (fuel.id,),
         )
 

@@ -296,8 +296,10 @@ def factors_said(ids: set[str], engines: list[Engine]) -> dict[str, object]:
                 said[row_id] = _row_said(library, row_id)
         for node in plant.nodes:
             if node.burns is not None:
-                row_id = library.fuel(fuel_of(plant, node)).row.id
-                said[row_id] = _row_said(library, row_id)
+                fuel = library.fuel(fuel_of(plant, node))
+                said.update(
+                    (row.id, _row_said(library, row.id)) for row in (fuel.row, *library.burning_rows(fuel))
+                )
     return dict(sorted(said.items()))
 
 

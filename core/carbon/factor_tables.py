@@ -39,6 +39,7 @@ class Tables(NamedTuple):
     rows: tuple[FactorRow, ...]
     fuels: Mapping[str, Fuel]
     grid_region_of: Mapping[str, str]  # province -> grid region
+    ipcc_fuel_of: Mapping[str, str]  # our fuel code -> IPCC's, where they differ
     steam: SteamTable
 
 
@@ -274,7 +275,9 @@ def read_tables(folder: Path = TABLES) -> Tables:
         for record in regions.records()
         if record.optional("grid_region_code")
     }
-    return Tables(tuple(rows), fuels, region_of, steam)
+    names = Sheet.read((folder / "ipcc_fuel.csv").read_bytes(), "ipcc_fuel.csv")
+    ipcc_fuel_of = {record.text("fuel_code"): record.text("ipcc_code") for record in names.records()}
+    return Tables(tuple(rows), fuels, region_of, ipcc_fuel_of, steam)
 
 
 def _shipped_row(table: _Table, record: Record) -> FactorRow:

@@ -54,6 +54,7 @@ class FactorLibrary:
     rows: tuple[FactorRow, ...]
     fuels: Mapping[str, Fuel]
     grid_region_of: Mapping[str, str]  # province -> grid region
+    ipcc_fuel_of: Mapping[str, str]  # our fuel code -> IPCC's, where they differ
     steam: SteamTable
     row_by_id: Mapping[str, FactorRow] = field(init=False)
     series: Mapping[str, tuple[FactorRow, ...]] = field(init=False)
@@ -132,6 +133,13 @@ class FactorLibrary:
         sets = sorted(other.partition("@")[2] for other in self.fuels if other.partition("@")[0] == code)
         known = f"it stands in {', '.join(sets)}" if sets else "no set has it"
         raise BadRequest(f"no fuel {name!r}, wanted name@set: {known}")
+
+    def burning_rows(self, fuel: Fuel) -> tuple[FactorRow, ...]:
+        """CH4 and N2O of burning a fuel in industry, kg per TJ (NCV); empty where IPCC publishes none of it."""
+        code = fuel.id.partition("@")[0]
+        named = f"ipcc_2006:{self.ipcc_fuel_of.get(code, code)}:manufacturing"
+        found = (self.row_by_id.get(f"{named}:{gas}") for gas in ("CH4", "N2O"))
+        return tuple(row for row in found if row is not None)
 
     def gwp(self, gas: str, gwp_set: str) -> float:
         """Global warming potential over 100 years, kgCO2e per kg, by code (HFC-134a, R410A, SF6) or formula (CF4).

@@ -18,11 +18,14 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
+from core.carbon.factor_row import GJ_PER_KWH, FactorRow
 from core.carbon.factors import FactorColumn, FactorLibrary, Fuel, constant_column, unknown_column
 from core.errors import BadRequest
 from core.plant.model import Label, Node, Origin
 from core.results import Basis, Scope
 from core.samples import Times
+
+KWH_TO_TJ = GJ_PER_KWH / 1000
 
 
 class TceBasis(StrEnum):
@@ -60,6 +63,7 @@ class MethodSet:
         edition: The documents it is designed toward, with number and year.
         gwp_set: AR4, AR5 or AR6; a property of the method, not of the gas.
         oxidation: Whether a fuel's oxidation factor counts.
+        other_gases: Whether CH4 and N2O of burning count beside its CO2.
         scopes: What the regime asks for.
         location: The grid factor of the location basis.
         market: Grid factors of the market basis for what no contract or certificate covers, the first
@@ -78,6 +82,7 @@ class MethodSet:
     market: tuple[GridRule, ...]
     tce_basis: TceBasis
     nets_sold_energy: bool
+    other_gases: bool = False
 
     def __post_init__(self) -> None:
         if not self.edition:
@@ -114,6 +119,7 @@ _METHOD_SETS = {
             market=(_RESIDUAL, _AVERAGE),
             tce_basis=TceBasis.CALORIFIC,
             nets_sold_energy=False,
+            other_gases=True,
         ),
         MethodSet(
             id="gb-t-32150",
@@ -154,7 +160,7 @@ _METHOD_SETS = {
         MethodSet(
             id="in-house",
             name=Label("企业内部", "In-house"),
-            edition="in-house rules, edition 1: the region's own grid level, oxidation counted, AR6",
+            edition="in-house rules, edition 1: the region's own grid level, oxidation, CH4 and N2O counted, AR6",
             gwp_set="AR6",
             oxidation=True,
             scopes=_SCOPES_1_2,
@@ -162,6 +168,7 @@ _METHOD_SETS = {
             market=(_RESIDUAL, _AVERAGE),
             tce_basis=TceBasis.CALORIFIC,
             nets_sold_energy=False,
+            other_gases=True,
         ),
     )
 }
@@ -216,9 +223,23 @@ def source_factors(
     return library.factor_column(node.factor, time_ns, zone=zone, known_at_ns=known_at_ns)
 
 
-def combustion_kg_per_kwh(fuel: Fuel, method: MethodSet) -> float:
-    """Scope 1 CO2 of burning 1 kWh (NCV) of a fuel; 0 for a biogenic one, whose CO2 is shown apart."""
-    return 0.0 if fuel.biogenic else fuel.kgco2_per_kwh(oxidised=method.oxidation)
+def combustion_kg_per_kwh(fuel: Fuel, method: MethodSet, library: FactorLibrary) -> float:
+    """Scope 1 kgCO2e of burning 1 kWh (NCV) of a fuel; of a biogenic one without its CO2, which is shown apart."""
+    kg_co2 = 0.0 if fuel.biogenic else fuel.kgco2_per_kwh(oxidised=method.oxidation)
+    return kg_co2 + sum(kg for _, kg in other_gases(fuel, method, library))
+
+
+def other_gases(fuel: Fuel, method: MethodSet, library: FactorLibrary) -> list[tuple[FactorRow, float]]:
+    """CH4 and N2O of burning 1 kWh (NCV) in industry: each factor row and its kgCO2e.
+
+    Empty where the method leaves them out, or the fuel is none of those IPCC publishes.
+
+    Source: IPCC 2006 Guidelines, volume 2, chapter 2, table 2.3 (manufacturing industries).
+    """
+    if not method.other_gases:
+        return []
+    rows = library.burning_rows(fuel)
+    return [(row, row.value * KWH_TO_TJ * library.gwp(row.gas, method.gwp_set)) for row in rows]
 
 
 def biogenic_kg_per_kwh(fuel: Fuel, method: MethodSet) -> float:

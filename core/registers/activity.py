@@ -153,7 +153,7 @@ def activity_carbon(
         kwh = activity.amount * fuel.kwh_per(activity.unit)
         return ActivityCarbon(
             activity.scope or Scope.DIRECT,
-            kwh * combustion_kg_per_kwh(fuel, method),
+            kwh * combustion_kg_per_kwh(fuel, method, library),
             kwh * biogenic_kg_per_kwh(fuel, method),
             row=fuel.row,
             fuel_kwh=kwh,

@@ -103,14 +103,14 @@ def test_a_fuel_carries_nothing_until_it_burns(library: FactorLibrary, zone: Zon
     column = factors(gas, "ghg-protocol", Basis.LOCATION, library, zone)
 
     assert column.kg_per_kwh[0] == 0
-    assert combustion_kg_per_kwh(library.fuel(str(gas.fuel)), method_set("ghg-protocol")) > 0
+    assert combustion_kg_per_kwh(library.fuel(str(gas.fuel)), method_set("ghg-protocol"), library) > 0
 
 
 def test_oxidation_counts_where_the_method_set_says_so(library: FactorLibrary) -> None:
     coal = library.fuel("bituminous@ndrc_other_industry")
 
-    with_oxidation = combustion_kg_per_kwh(coal, method_set("gb-t-32150"))
-    without = combustion_kg_per_kwh(coal, method_set("national-ets"))
+    with_oxidation = combustion_kg_per_kwh(coal, method_set("gb-t-32150"), library)
+    without = combustion_kg_per_kwh(coal, method_set("national-ets"), library)
 
     assert without == pytest.approx(0.02618 * 44 / 12 * 3.6)
     assert with_oxidation / without == pytest.approx(0.93)
@@ -118,11 +118,34 @@ def test_oxidation_counts_where_the_method_set_says_so(library: FactorLibrary) -
 
 def test_biogenic_carbon_is_shown_apart(library: FactorLibrary) -> None:
     wood, gas = library.fuel("wood@ipcc_2006"), library.fuel("natural_gas@ndrc_other_industry")
-    method = method_set("ghg-protocol")
+    method = method_set("gb-t-32150")
 
-    assert combustion_kg_per_kwh(wood, method) == 0
+    assert combustion_kg_per_kwh(wood, method, library) == 0
     assert biogenic_kg_per_kwh(wood, method) == pytest.approx(0.0305 * 44 / 12 * 3.6)
     assert biogenic_kg_per_kwh(gas, method) == 0
+
+
+def test_methane_and_nitrous_oxide_of_burning_count_where_the_method_set_says_so(
+    library: FactorLibrary,
+) -> None:
+    """Table 2.3 of the IPCC guidelines: 1 kg CH4 and 0.1 kg N2O a TJ of natural gas, 30 and 4 of wood."""
+    gas, wood = library.fuel("natural_gas@ndrc_other_industry"), library.fuel("wood@ipcc_2006")
+    protocol, chinese = method_set("ghg-protocol"), method_set("gb-t-32150")
+    ch4, n2o = library.gwp("CH4", "AR6"), library.gwp("N2O", "AR6")
+
+    beside = combustion_kg_per_kwh(gas, protocol, library) - combustion_kg_per_kwh(gas, chinese, library)
+    assert beside == pytest.approx((1 * ch4 + 0.1 * n2o) * 3.6e-6)
+    # The CO2 of wood stands apart; what else it lets go stays in scope 1.
+    assert combustion_kg_per_kwh(wood, protocol, library) == pytest.approx((30 * ch4 + 4 * n2o) * 3.6e-6)
+
+
+def test_a_fuel_is_read_under_its_ipcc_name(library: FactorLibrary) -> None:
+    rows = library.burning_rows(library.fuel("diesel@gbt_32151_2015"))
+
+    assert [row.id for row in rows] == [
+        "ipcc_2006:gas_diesel_oil:manufacturing:CH4",
+        "ipcc_2006:gas_diesel_oil:manufacturing:N2O",
+    ]
 
 
 def test_every_method_set_names_its_edition_and_claims_no_conformity() -> None:
