@@ -112,6 +112,15 @@ def carbon_balance_kgco2(
     return max(0.0, into_t - out_t) * C_TO_CO2 * _KG_PER_T
 
 
+def kept_in_products_kgco2(amount_t: float, factor_t_per_t: float) -> float:
+    """Below zero: CO2 that does not arise because its carbon left with steel, pig iron or a by-product.
+
+    Source: GB/T 32151.5-2015, carbon fixed in products, R = AD x EF, taken off combustion and process emissions.
+    """
+    _amounts(amount_t=amount_t, factor_t_per_t=factor_t_per_t)
+    return -amount_t * factor_t_per_t * _KG_PER_T
+
+
 def clinker_kgco2(
     clinker_t: float,
     cao: float,

@@ -99,6 +99,13 @@ PROCESSES: Mapping[str, Process] = {
         lambda _, d, *__: accounting.carbon_balance_kgco2(_streams(d, "inputs"), _streams(d, "outputs")),
         "GB/T 32151.5 and .10, carbon mass balance (C14)",
     ),
+    "carbon-in-products": Process(
+        "t",
+        ("factor_t_per_t",),
+        (),
+        lambda amount, d, *_: accounting.kept_in_products_kgco2(amount, float(d["factor_t_per_t"])),
+        "GB/T 32151.5-2015, carbon kept in steel and by-products, subtracted (C12, T1)",
+    ),
     "clinker": Process(
         "t",
         ("cao", "mgo"),

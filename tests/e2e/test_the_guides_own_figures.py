@@ -1,4 +1,4 @@
-"""T4, T5 and T8 of the specification through import and HTTP: the ledger, both tce bases, hourly matching."""
+"""T1, T4, T5 and T8 of the specification through import and HTTP: a steel sheet, the ledger, both tce bases, hours."""
 
 from __future__ import annotations
 
@@ -100,3 +100,75 @@ def test_t4_t5_and_t8(ecmc: Any, tmp_path: Path) -> None:
     assert grid_only / 1000 / energy["primary"] == pytest.approx(1.8578, rel=1e-4)
     assert indicator("hourly_match", None, "2026-10-05") == pytest.approx(50.0)  # T8
     assert indicator("self_use", None, "2026-10-05") == pytest.approx(50.0)
+
+
+STEEL = """\
+plant: steel
+name: {zh: 钢厂, en: Steel}
+zone: Asia/Shanghai
+region: CN-HE
+base_interval_s: 900
+method_sets: [national-ets]
+network:
+  nodes:
+    - {id: grid, kind: source, carrier: electricity, origin: purchased, factor: grid}
+    - {id: mill, kind: load, carrier: electricity}
+  edges:
+    - {id: e-grid, from: grid, to: mill, meter: grid.energy}
+"""
+
+
+def test_t1_a_months_sheet_of_the_national_ets_for_steel(ecmc: Any) -> None:
+    """Monthly evidence sheet, steel, June 2026: no oxidation factor, no electricity, carbon in products taken off."""
+    ecmc.write(plant_yaml=STEEL, points_csv=POINTS.splitlines()[0] + "\n" + POINTS.splitlines()[1] + "\n")
+    ecmc.start()
+    fuels = {
+        "anthracite": (2317.68, 25.024, 0.02749),
+        "bituminous": (120188.43, 23.736, 0.02618),
+        "washed coal": (300810.90, 26.344, 0.02541),
+        "coke": (66522.44, 28.435, 0.02942),
+        "coke-oven gas": (920.50, 173.854, 0.0121),
+    }
+    sheet = [
+        {
+            "kind": "process",
+            "subject": "fuel-heat",
+            "use": name,
+            "period": "2026-06",
+            "amount": amount,
+            "unit": "t",
+            "details": {
+                "ncv_gj": ncv,
+                "carbon_t_per_gj": carbon,
+                "oxidation": 0.9,
+            },  # which this regime leaves out
+        }
+        for name, (amount, ncv, carbon) in fuels.items()
+    ]
+    for subject, tonnes in (("carbonate", 32394.60), ("carbon-in-products", 47513.21)):
+        sheet.append(
+            {
+                "kind": "process",
+                "subject": subject,
+                "use": "sheet",
+                "period": "2026-06",
+                "amount": tonnes,
+                "unit": "t",
+                "details": {"factor_t_per_t": 1.0},
+            }
+        )
+    for number in ecmc.post("/v1/activities", sheet, who="li")["ids"]:
+        ecmc.post(f"/v1/activities/{number}/approve", None, who="wang")
+    ecmc.post(
+        "/v1/production", [{"period": "2026-06", "product": "steel", "amount": 595279, "unit": "t"}], who="li"
+    )
+
+    inventory = ecmc.get("/v1/inventory", period="2026-06")
+    by_line = {
+        row["line"]: row["total_kgco2e"] / 1000 for row in inventory["lines"] if row["kind"] == "activity"
+    }
+    stated = (5845.97, 273849.07, 738331.47, 204049.48, 7100.11, 32394.60, -47513.21)
+    assert sorted(by_line.values()) == pytest.approx(sorted(stated), abs=0.005)
+    (scope_1,) = [t for t in inventory["totals"] if t["scope"] == 1 and t["basis"] == "location"]
+    assert scope_1["total_kgco2e"] / 1000 == pytest.approx(1214057.49, abs=0.01)
+    assert scope_1["total_kgco2e"] / 1000 / 595279 == pytest.approx(2.0395, abs=5e-5)
