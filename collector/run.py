@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
 
 from collector.driver import DeviceState, Driver
 from collector.spool import Spool
@@ -12,6 +16,8 @@ from collector.supervise import Link
 from core.errors import EcmcError
 from core.health import Health
 from core.plant.model import Connection, Plant, Protocol
+from core.quality import BAD_NOT_CONNECTED
+from core.samples import NS_PER_US, SampleBatch
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +25,8 @@ CONNECTS_AT_ONCE = 20
 REPORT_EVERY_S = 1.0
 
 
-def make_driver(plant: Plant, connection: Connection) -> Driver:
-    """The driver that speaks a connection's protocol.
+def make_driver(plant: Plant, connection: Connection, learned: Path | None = None) -> Driver:
+    """The driver that speaks a connection's protocol; `learned` is a folder for what devices teach a driver.
 
     Raises:
         EcmcError: No driver speaks it.
@@ -29,7 +35,7 @@ def make_driver(plant: Plant, connection: Connection) -> Driver:
         case Protocol.MODBUS_TCP | Protocol.MODBUS_RTU | Protocol.MODBUS_RTU_TCP | Protocol.MODBUS_TLS:
             from collector.drivers.modbus import modbus_driver
 
-            return modbus_driver(plant, connection)
+            return modbus_driver(plant, connection, learned=learned)
         case Protocol.OPCUA:
             from collector.drivers.opcua import OpcuaDriver
 
@@ -117,7 +123,10 @@ class Collectors:
         return {name: state for link in self._links.values() for name, state in link.driver.devices().items()}
 
     def _begin(self, name: str, driver: Driver) -> None:
-        link = Link(driver, self._spool, self._health, self._connects)
+        plant = self._plant
+        link = Link(
+            driver, self._spool, self._health, self._connects, unreached=lambda: not_connected(plant, name)
+        )
         self._links[name] = link
         self._tasks[name] = asyncio.create_task(link.run(), name=f"connection:{name}")
 
@@ -134,6 +143,25 @@ class Collectors:
             for link in self._links.values():
                 link.report()
             await asyncio.sleep(REPORT_EVERY_S)
+
+
+def not_connected(plant: Plant, connection: str) -> SampleBatch:
+    """One bad sample, now, of every point read over a connection: nobody could be asked."""
+    names = [
+        point
+        for device in plant.devices
+        if device.connection == connection
+        for point in device.points
+        if plant.point_by_id[point].source is not None
+    ]
+    now_ns = time.time_ns()
+    return SampleBatch(
+        plant.point_table,
+        np.array([plant.point_table.index[name] for name in names], dtype=np.int32),
+        np.full(len(names), now_ns - now_ns % NS_PER_US, dtype=np.int64),
+        np.full(len(names), np.nan),
+        np.full(len(names), BAD_NOT_CONNECTED, dtype=np.int16),
+    )
 
 
 def _described(plant: Plant, connection: str) -> tuple[object, ...]:

@@ -6,7 +6,8 @@ a stable hash of its name, so load is even and the same after a restart. What
 could not be asked in time is counted as missed and skipped, never queued up.
 
 A device whose request fails is suspect: it is asked when no healthy device is
-due. After two failed rounds it is down and only probed, with its smallest
+due. What a higher priority has kept waiting for ten periods goes ahead once, so that
+overload slows a device down and never silences it. After two failed rounds it is down and only probed, with its smallest
 request, after 1, 2, 4 … 60 s; the first answer puts all its requests back, due
 at once.
 """
@@ -26,6 +27,8 @@ CONFIRM_AFTER_NS = 2 * NS_PER_S  # a first failure is asked again no later than 
 PROBE_FIRST_NS = 1 * NS_PER_S
 PROBE_LAST_NS = 60 * NS_PER_S
 SUSPECT_WAITS_NS = 5 * NS_PER_S  # at most behind healthy devices, or one period if that is longer
+PERIODS_TO_STARVE = 10  # behind higher priorities, until a job goes ahead of them
+STARVES_NO_SOONER_NS = 10 * NS_PER_S
 PHASE_STEP_NS = NS_PER_S // 20  # phases on a grid, so that devices of one connection share ticks
 
 
@@ -55,10 +58,11 @@ class _Device:
     open: bool = False
     probe_after_ns: int = PROBE_FIRST_NS
     missed: int = 0
+    held_back: int = 0
     generation: int = 0  # entries of an older one are void
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(slots=True, order=True)
 class _Entry:
     rank: int  # lower goes first
     due_ns: int
@@ -66,10 +70,11 @@ class _Entry:
     generation: int = field(compare=False)
     device: _Device = field(compare=False)
     job: int = field(compare=False)
+    taken: bool = field(default=False, compare=False)
 
     @property
     def void(self) -> bool:
-        return self.generation != self.device.generation
+        return self.taken or self.generation != self.device.generation
 
 
 def phase_ns(device: str, period_ns: int) -> int:
@@ -92,6 +97,10 @@ class Schedule:
         self._later: list[tuple[int, int, _Entry]] = []  # by due time
         self._healthy: list[_Entry] = []  # due, by rank
         self._suspect: list[_Entry] = []  # due, of devices that failed last time
+        self._starving: list[
+            tuple[int, int, _Entry]
+        ] = []  # due, not of the highest priority; by when they starve
+        self._highest = 0
         self._order = 0
 
     def set_jobs(self, device: str, jobs: Sequence[Job], first_due_ns: int, priority: int = 0) -> None:
@@ -102,22 +111,21 @@ class Schedule:
         record = self._devices.setdefault(device, _Device(device))
         record.jobs = tuple(jobs)
         record.priority = priority
+        self._highest = max(one.priority for one in self._devices.values())
         self._close(record)
         self._restart(record, [first_due_ns] * len(jobs))
 
     def take(self, now_ns: int) -> Ticket | None:
         """What to ask now, or None; its next due time is set."""
         while self._later and self._later[0][0] <= now_ns:
-            entry = heapq.heappop(self._later)[2]
-            if not entry.void:
-                heapq.heappush(self._suspect if entry.device.failures else self._healthy, entry)
+            due = heapq.heappop(self._later)[2]
+            if not due.void:
+                self._wait(due)
         self._drop_void()
-        queue = self._healthy
-        if self._suspect and (not self._healthy or self._waited_long(self._suspect[0], now_ns)):
-            queue = self._suspect
-        if not queue:
+        entry = self._next(now_ns)
+        if entry is None:
             return None
-        entry = heapq.heappop(queue)
+        entry.taken = True
         device, job = entry.device, entry.device.jobs[entry.job]
         if not device.open:
             device.missed += (now_ns - entry.due_ns) // job.period_ns
@@ -176,12 +184,35 @@ class Schedule:
         """Polls of a device that were skipped because their time had passed."""
         return self._devices[device].missed
 
+    def held_back(self, device: str) -> int:
+        """How often a device's poll was held back by higher priorities for so long that it went ahead of them."""
+        return self._devices[device].held_back
+
     def is_void(self, ticket: Ticket) -> bool:
         """The device's jobs were set or timed anew since the ticket was given out."""
         return self._devices[ticket.device].generation != ticket.generation
 
     def is_down(self, device: str) -> bool:
         return self._devices[device].open
+
+    def _wait(self, entry: _Entry) -> None:
+        if entry.device.failures:
+            heapq.heappush(self._suspect, entry)
+            return
+        heapq.heappush(self._healthy, entry)
+        if entry.device.priority < self._highest:
+            period_ns = entry.device.jobs[entry.job].period_ns
+            starves_ns = entry.due_ns + max(PERIODS_TO_STARVE * period_ns, STARVES_NO_SOONER_NS)
+            heapq.heappush(self._starving, (starves_ns, entry.order, entry))
+
+    def _next(self, now_ns: int) -> _Entry | None:
+        if self._starving and self._starving[0][0] <= now_ns:
+            entry = heapq.heappop(self._starving)[2]
+            entry.device.held_back += 1
+            return entry
+        if self._suspect and (not self._healthy or self._waited_long(self._suspect[0], now_ns)):
+            return heapq.heappop(self._suspect)
+        return heapq.heappop(self._healthy) if self._healthy else None
 
     def _waited_long(self, entry: _Entry, now_ns: int) -> bool:
         period_ns = entry.device.jobs[entry.job].period_ns
@@ -197,8 +228,9 @@ class Schedule:
         for queue in (self._healthy, self._suspect):
             while queue and queue[0].void:
                 heapq.heappop(queue)
-        while self._later and self._later[0][2].void:
-            heapq.heappop(self._later)
+        for timed in (self._later, self._starving):
+            while timed and timed[0][2].void:
+                heapq.heappop(timed)
 
     def _restart(self, device: _Device, due_ns: Sequence[int]) -> None:
         device.generation += 1

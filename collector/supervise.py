@@ -63,8 +63,11 @@ class Link:
         health: Health,
         connects: asyncio.Semaphore,
         backoff: Backoff | None = None,
+        unreached: Callable[[], SampleBatch] | None = None,
     ) -> None:
+        """`unreached`: what to keep where the connection cannot be made, once, until it can."""
         self.driver = driver
+        self._unreached = unreached
         self._spool = spool
         self._health = health
         self._connects = connects
@@ -82,6 +85,7 @@ class Link:
                     async with self._connects:
                         await stack.enter_async_context(self.driver)
                     opened_s = time.monotonic()
+                    self._unreached = None  # from here on the driver speaks for its points
                     self._say(None)
                     while not self._retiring:
                         batch = await self.driver.read()
@@ -99,6 +103,10 @@ class Link:
             except Exception as why:
                 log.exception("driver failed", extra={"connection": self.driver.name})
                 self._say(f"{type(why).__name__}: {why}")
+            if self._unreached is not None:
+                unreached, self._unreached = self._unreached(), None
+                if len(unreached):
+                    await self._keep(unreached)
             worked_s = time.monotonic() - opened_s if opened_s is not None else 0.0
             await asyncio.sleep(self._backoff.next_s(worked_s))
 

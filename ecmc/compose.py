@@ -23,7 +23,7 @@ from api.app import create_app
 from api.deps import Services
 from api.security import Auth, auth_of, refuse_open_door
 from api.server import bind, serve
-from collector.run import Collectors
+from collector.run import Collectors, make_driver
 from collector.spool import Spool
 from collector.supervise import forward
 from core.alerts import Alarms
@@ -100,7 +100,7 @@ async def run_plant(
                 await begin(store, engine)
             spool = await stack.enter_async_context(Spool(folder / "spool"))
             registers, engine = await plant_engine(plant, store)
-            site = Site(plant, engine, registers, store, spool, server, folder / "inbox")
+            site = Site(plant, engine, registers, store, spool, server, folder)
             await site.run(listening, auth, stop, ready)
 
 
@@ -143,7 +143,7 @@ class Site:
         store: PostgresStore,
         spool: Spool,
         server: EmbeddedServer | None,
-        inbox: Path,
+        folder: Path,
     ) -> None:
         self._store = store
         self._spool = spool
@@ -151,12 +151,14 @@ class Site:
         self._clock = SystemClock()
         self._bus = LocalBus()
         self._health = Health()
-        self._inbox = Inbox(inbox, lambda: self._plant, self._write, self._health)
+        self._inbox = Inbox(folder / "inbox", lambda: self._plant, self._write, self._health)
         self._live = Live(engine)
         self._newest_live: LiveUpdate | None = None
         self._claim = EngineClaim(store.pool)
         self._pipeline = Pipeline(engine, store, self._bus, self._health, self._clock)
-        self._collectors = Collectors(plant, spool, self._health)
+        self._collectors = Collectors(
+            plant, spool, self._health, partial(make_driver, learned=folder / "learned")
+        )
         self._alarms = Alarms(plant, PostgresAlertLog(store.pool), self._bus, self._clock)
         self._answer_for(plant, engine, registers)
         self._explanations = Explanations(self._pipeline.history, store)

@@ -28,6 +28,9 @@ from collector.drivers.modbus.transport import (
 from core.errors import BadRequest, DeviceUnreachable
 
 _IDENTITY_NAMES = {0: "vendor", 1: "product", 2: "revision", 3: "url", 4: "product name", 5: "model"}
+# Bytes from behind the header of SunSpec model 1 (SunSpec Device Information Model Specification, common model).
+_COMMON_MODEL, _COMMON_WORDS = 1, 64
+_COMMON_TEXTS = {"vendor": (0, 32), "product": (32, 32), "revision": (80, 16), "serial number": (96, 32)}
 _ASKED = (READ_HOLDING_REGISTERS, READ_INPUT_REGISTERS, READ_COILS, READ_DISCRETE_INPUTS)  # likeliest first
 _NOBODY, _SILENT = "nobody", "silent"
 _NOBODY_THERE = (GATEWAY_PATH_UNAVAILABLE, GATEWAY_TARGET_SILENT)
@@ -39,7 +42,7 @@ class Found:
 
     Attributes:
         functions: What each reading function said at address 0: `data`, or why not.
-        identity: What the device says it is (function 43/14), by name; most say nothing.
+        identity: What the device says it is, by function 43/14 or in its SunSpec common model; many say nothing.
         sunspec_models: Models of its SunSpec list, in order of their addresses.
     """
 
@@ -96,12 +99,9 @@ async def _look_at(transport: Transport, unit: int) -> Found | None:
         functions[function] = said
         if function == READ_INPUT_REGISTERS and set(functions.values()) == {_SILENT}:
             return None  # whoever is silent to function 3 may still answer to 4; who is silent to both is not there
-    return Found(
-        unit,
-        dict(sorted(functions.items())),
-        await _identity(transport, unit),
-        await _sunspec_models(transport, unit),
-    )
+    identity = await _identity(transport, unit)
+    models, of_sunspec = await _sunspec(transport, unit)
+    return Found(unit, dict(sorted(functions.items())), of_sunspec | identity, models)
 
 
 async def _said(transport: Transport, unit: int, function: int) -> str:
@@ -141,15 +141,23 @@ async def _identity(transport: Transport, unit: int) -> dict[str, str]:
     return {_IDENTITY_NAMES.get(number, f"object {number}"): text for number, text in objects.items()}
 
 
-async def _sunspec_models(transport: Transport, unit: int) -> tuple[int, ...]:
+async def _sunspec(transport: Transport, unit: int) -> tuple[tuple[int, ...], dict[str, str]]:
+    """Its models in order of their addresses, and what its common model says it is."""
+
     async def read(address: int, count: int) -> bytes:
         return await transport.request(unit, READ_HOLDING_REGISTERS, address, count)
 
+    models: dict[int, int] = {}
+    identity: dict[str, str] = {}
     try:
         models = await model_addresses(read, CANDIDATES)
+        if _COMMON_MODEL in models:
+            data = await read(models[_COMMON_MODEL] + 2, _COMMON_WORDS)
+            for name, (first, size) in _COMMON_TEXTS.items():
+                if text := data[first : first + size].split(b"\0")[0].decode("utf-8", "replace").strip():
+                    identity[name] = text
     except LinkLost:
         await transport.connect()
-        return ()
-    except DeviceUnreachable:
-        return ()
-    return tuple(sorted(models, key=models.__getitem__))
+    except (DeviceUnreachable, ModbusRefused):
+        pass  # what was found until then stands
+    return tuple(sorted(models, key=models.__getitem__)), identity

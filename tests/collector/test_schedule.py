@@ -83,6 +83,33 @@ def test_under_overload_the_higher_priority_keeps_its_rate() -> None:
     assert schedule.missed("low") >= 35
 
 
+def test_under_overload_the_lowest_priority_is_slowed_down_and_never_silenced() -> None:
+    schedule = Schedule()
+    schedule.set_jobs("low", [Job(S, 1)], second(0), priority=0)
+    for name in ("high-1", "high-2"):
+        schedule.set_jobs(name, [Job(S, 1)], second(0), priority=5)
+
+    taken = run(schedule, second(60), second(0), asking_ns=round(0.8 * S))
+
+    low_s = [(time_ns - second(0)) / S for device, time_ns, *_ in taken if device == "low"]
+    assert len(low_s) == 5  # once in ten periods and a bit
+    assert max(b - a for a, b in itertools.pairwise(low_s)) < 12
+    assert schedule.held_back("low") == 5
+    assert schedule.held_back("high-1") == 0
+    assert schedule.missed("low") >= 50
+
+
+def test_what_nobody_holds_back_never_counts_as_held_back() -> None:
+    schedule = Schedule()
+    schedule.set_jobs("low", [Job(S, 1)], second(0), priority=0)
+    schedule.set_jobs("high", [Job(S, 1)], second(0), priority=5)
+
+    taken = run(schedule, second(60), second(0), asking_ns=round(0.1 * S))
+
+    assert [device for device, *_ in taken].count("low") >= 59
+    assert schedule.held_back("low") == 0
+
+
 def failing_round(schedule: Schedule, now_ns: int) -> tuple[bool, int]:
     """Wait for the next request and let it fail."""
     wait = schedule.wait_ns(now_ns)

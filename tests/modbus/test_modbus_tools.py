@@ -90,11 +90,15 @@ async def test_a_scan_says_when_one_device_takes_every_unit_for_its_own(device: 
     assert all_alike(await scanned(device, "1-4"))
 
 
-async def test_a_scan_walks_sunspec_models(device: FieldDevice) -> None:
-    put(device, 40000, b"SunS" + struct.pack(">HH", 1, 2) + bytes(4) + struct.pack(">HH", 103, 1) + bytes(2))
-    put(device, 40009, struct.pack(">HH", 0xFFFF, 0))
+async def test_a_scan_walks_sunspec_models_and_reads_who_the_device_is(device: FieldDevice) -> None:
+    texts = b"Acme".ljust(32, b"\0") + b"PV 9".ljust(32, b"\0") + bytes(16) + b"2.1".ljust(16, b"\0")
+    put(device, 40000, b"SunS" + struct.pack(">HH", 1, 66) + texts + b"SN7".ljust(32, b"\0") + bytes(4))
+    put(device, 40070, struct.pack(">HHH", 103, 1, 0) + struct.pack(">HH", 0xFFFF, 0))
 
-    assert (await scanned(device, "1"))[0].sunspec_models == (1, 103)
+    found = (await scanned(device, "1"))[0]
+
+    assert found.sunspec_models == (1, 103)
+    assert found.identity == {"vendor": "Acme", "product": "PV 9", "revision": "2.1", "serial number": "SN7"}
 
 
 @pytest.mark.parametrize("text", ["", "1-", "5-2", "256", "a"])

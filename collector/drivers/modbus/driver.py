@@ -19,6 +19,7 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -32,6 +33,7 @@ from collector.drivers.modbus.decode import (
     kind_of,
     new_image,
 )
+from collector.drivers.modbus.learned import Learned
 from collector.drivers.modbus.mbap import MbapTransport
 from collector.drivers.modbus.plan import Block, Cost, Field, halves, serial_cost
 from collector.drivers.modbus.pymodbus_transport import PymodbusTransport
@@ -71,6 +73,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.25  # a batch is handed over at least this often while there is more to ask
 RECHECK_NS = 600 * NS_PER_S  # refused registers and missing models are asked for again
+FIRST_RECHECK_NS = 60 * NS_PER_S  # the same, of what is remembered from before the link was made
 LOOK_NS = 60 * NS_PER_S  # at the wall clock
 CLOCK_STEP_NS = NS_PER_S
 SILENCES_TO_DROP = 2  # unanswered requests in a row, of whatever device, until the link is made anew
@@ -101,6 +104,7 @@ class ModbusDriver:
         retries: Tries after an unanswered request, each with a new transaction id.
         pause_s: Silence between two requests, for gateways that need it.
         connect_delay_s: Silence after connecting.
+        learned: Where to keep what the devices teach.
     """
 
     def __init__(
@@ -115,6 +119,7 @@ class ModbusDriver:
         retries: int = 0,
         pause_s: float = 0.0,
         connect_delay_s: float = 0.0,
+        learned: Learned | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.name = name
@@ -126,6 +131,7 @@ class ModbusDriver:
         self._retries = retries
         self._pause_s = pause_s
         self._connect_delay_s = connect_delay_s
+        self._learned = learned
         self._clock = SteadyClock(clock)
         self._next_look_ns = self._clock.now_ns() + LOOK_NS
         self._schedule = Schedule()
@@ -159,11 +165,13 @@ class ModbusDriver:
                 unit.models = None
             elif unit.unreadable:
                 self._replanned.add(unit.device.id)  # the first tick says so
+                unit.recheck_ns = now_ns + FIRST_RECHECK_NS
             self._set_jobs(unit, now_ns)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self._transport.close()
+        self._keep_what_was_learned()
 
     async def read(self) -> SampleBatch:
         while self._lost is None:
@@ -190,7 +198,11 @@ class ModbusDriver:
                 unit.up,
                 unit.since_ns,
                 unit.detail,
-                {**unit.counters, "missed_ticks": self._schedule.missed(name)},
+                {
+                    **unit.counters,
+                    "missed_ticks": self._schedule.missed(name),
+                    "held_back": self._schedule.held_back(name),
+                },
             )
             for name, unit in self._units.items()
         }
@@ -254,7 +266,7 @@ class ModbusDriver:
         if self._schedule.succeeded(ticket, now_ns) and unit.needs_walk and not walk:
             unit.models = None  # it may be another device, or have other firmware, by now
         if not unit.up:
-            unit.up, unit.since_ns, unit.detail = True, now_ns, ""
+            unit.up, unit.since_ns, unit.detail = True, now_ns, unit.standing
             log.info("device up", extra={"device": unit.device.id, "connection": self.name})
 
     async def _ask_block(self, unit: Unit, planned: Planned, number: int, tick: _Tick) -> None:
@@ -288,12 +300,13 @@ class ModbusDriver:
             unit = self._units[name]
             unit.replan()
             tick.bad([register.index for register in unit.unreadable], BAD_CONFIGURATION_ERROR)
-            unit.recheck_ns = now_ns + RECHECK_NS if unit.unreadable else None
+            unit.recheck_ns = (unit.recheck_ns or now_ns + RECHECK_NS) if unit.unreadable else None
         if self._replanned:
             self._compile()
             for name in self._replanned:
                 self._set_jobs(self._units[name], now_ns)
             self._replanned.clear()
+            self._keep_what_was_learned()
         read = SampleBatch(self._points, *self._report.due(point, time_ns, value, status))
         return concatenate([read, self._gone_bad(tick, now_ns)]) if tick.gone_bad else read
 
@@ -384,7 +397,10 @@ class ModbusDriver:
             try:
                 data = await self._transport.request(unit.device.unit_id, function, address, count)
                 self._silences = 0
-                middle_ns = (sent_ns + self._clock.now_ns()) // 2
+                got_ns = self._clock.now_ns()
+                if function not in BIT_FUNCTIONS:
+                    unit.meter.add(count, got_ns - sent_ns)
+                middle_ns = (sent_ns + got_ns) // 2
                 return data, middle_ns - middle_ns % NS_PER_US
             except LinkLost as why:
                 self._counters["reconnects"] += 1
@@ -438,7 +454,7 @@ class ModbusDriver:
         elif unit.planned:
             jobs = [Job(planned.period_ns, planned.block.count) for planned in unit.planned]
         else:
-            jobs, due_ns = [Job(RECHECK_NS, 1)], now_ns + RECHECK_NS
+            jobs, due_ns = [Job(RECHECK_NS, 1)], unit.recheck_ns or now_ns + RECHECK_NS
         priority = unit.device.options.get("priority", 0)
         assert isinstance(priority, int)  # the loader typed it
         self._schedule.set_jobs(unit.device.id, jobs, due_ns, priority)
@@ -479,7 +495,17 @@ class ModbusDriver:
             self._image[at : at + 2] = unread if old is None else image_before[old : old + 2]
         self._plan = DecodePlan(readings)
 
+    def _keep_what_was_learned(self) -> None:
+        if self._learned is not None:
+            self._learned.keep(
+                {
+                    name: (unit.device, {} if unit.needs_walk else unit.refusals, unit.meter.cost())
+                    for name, unit in self._units.items()
+                }
+            )
+
     def _look_at_the_wall(self) -> None:
+        self._keep_what_was_learned()
         step_ns = self._clock.look()
         now_ns = self._clock.now_ns()
         self._next_look_ns = now_ns + LOOK_NS
@@ -508,7 +534,9 @@ def _reading(
     )
 
 
-def modbus_driver(plant: Plant, connection: Connection, transport: Transport | None = None) -> ModbusDriver:
+def modbus_driver(
+    plant: Plant, connection: Connection, transport: Transport | None = None, learned: Path | None = None
+) -> ModbusDriver:
     """The driver of a Modbus connection, with every device of the plant behind it.
 
     Connection options: host, port, timeout_s, connect_timeout_s, client (`pymodbus`
@@ -518,13 +546,15 @@ def modbus_driver(plant: Plant, connection: Connection, transport: Transport | N
 
     Args:
         transport: The link to use instead of the connection's own.
+        learned: Folder to keep what the devices teach in; None forgets it.
 
     Raises:
         EcmcError: The connection's options or a point's type cannot be used.
     """
     options = _Options(connection)
     rtu = connection.protocol in (Protocol.MODBUS_RTU, Protocol.MODBUS_RTU_TCP)
-    units = connection_units(plant, connection)
+    memory = Learned(connection, learned)
+    units = connection_units(plant, connection, memory)
     by_pymodbus = rtu or options.text("client", "mbap") == "pymodbus"
     return ModbusDriver(
         connection.id,
@@ -536,6 +566,7 @@ def modbus_driver(plant: Plant, connection: Connection, transport: Transport | N
         retries=int(options.number("retries", 1 if rtu else 0)),
         pause_s=options.number("pause_s", 0.0),
         connect_delay_s=max((_connect_delay_s(unit.device) for unit in units), default=0.0),
+        learned=memory,
     )
 
 
@@ -545,8 +576,8 @@ def _connect_delay_s(device: Device) -> float:
     return delay_s
 
 
-def connection_units(plant: Plant, connection: Connection) -> list[Unit]:
-    """The devices behind a connection, with the registers their points come from.
+def connection_units(plant: Plant, connection: Connection, learned: Learned | None = None) -> list[Unit]:
+    """The devices behind a connection, with the registers their points come from and what is known of them.
 
     Raises:
         EcmcError: A point's type is no number.
@@ -567,7 +598,8 @@ def connection_units(plant: Plant, connection: Connection) -> list[Unit]:
                     raise EcmcError(f"point {point_id}: {why}") from None
                 registers.append(Register(plant.point_table.index[point_id], point, point.source))
         if registers:
-            units.append(Unit(device, registers, cost))
+            known = learned or Learned(connection, None)
+            units.append(Unit(device, registers, known.cost(device) or cost, known.refusals(device)))
     return units
 
 

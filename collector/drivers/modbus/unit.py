@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from collector.drivers.modbus.learned import CostMeter
 from collector.drivers.modbus.plan import Block, Cost, Field, Refusals, plan_blocks
 from collector.drivers.modbus.transport import BIT_FUNCTIONS, MAX_BITS, MAX_REGISTERS
 from core.plant.model import Device, ModbusSource, Point
@@ -54,12 +55,21 @@ class Unit:
         refusals: What it does not answer, by function.
         planned: Its requests as they stand.
         unreadable: Registers that cannot be read as configured.
+        meter: What its requests cost.
     """
 
-    def __init__(self, device: Device, registers: Sequence[Register], cost: Cost) -> None:
+    def __init__(
+        self,
+        device: Device,
+        registers: Sequence[Register],
+        cost: Cost,
+        refusals: Mapping[int, Refusals] | None = None,
+    ) -> None:
+        """`refusals`: what it is known to refuse; where a device's addresses are found by walking, it is not used."""
         self.device = device
         self.models: Mapping[int, int] | None = None
         self.refusals: dict[int, Refusals] = {}
+        self.meter = CostMeter()
         self.planned: tuple[Planned, ...] = ()
         self.unreadable: tuple[Register, ...] = ()
         self.up = False
@@ -71,6 +81,7 @@ class Unit:
         self._cost = cost
         self.needs_walk = any(register.source.sunspec_model is not None for register in registers)
         if not self.needs_walk:
+            self._remember(refusals or {})
             self.replan()
 
     @property
@@ -78,11 +89,25 @@ class Unit:
         return [register.index for register in self._registers]
 
     @property
+    def standing(self) -> str:
+        """What is wrong with it while it answers, in words; empty where nothing is."""
+        if not self.unreadable:
+            return ""
+        names = [register.point.id for register in self.unreadable]
+        return f"{len(names)} points it does not answer for: {', '.join(names[:3])}" + " …" * (len(names) > 3)
+
+    @property
     def walk_period_ns(self) -> int:
         return min(register.period_ns for register in self._registers)
 
     def refused(self, function: int) -> Refusals:
         return self.refusals.setdefault(function, Refusals())
+
+    def _remember(self, refusals: Mapping[int, Refusals]) -> None:
+        for function, known in refusals.items():
+            of_function = [one for one in self._registers if one.source.function == function]
+            wanted = {one.field for one in of_function} | {one.scale_field for one in of_function}
+            self.refusals[function] = Refusals(known.fields & (wanted - {None}), set(known.borders))
 
     def replan(self) -> None:
         """Lay the requests out anew after something was learned about the device."""
