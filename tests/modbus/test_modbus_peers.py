@@ -169,11 +169,28 @@ const probe = require('net').createServer().listen(0, '127.0.0.1', () => {
 """
 
 
-async def test_modbus_serial_on_node_gives_the_same_values(client: str) -> None:
-    if shutil.which("node") is None or not (NODE_MODULES / "modbus-serial").is_dir():
+JSMODBUS_SERVER = """
+const modbus = require('jsmodbus');
+const net = require('net');
+const registers = Buffer.alloc(2048), bits = Buffer.alloc(128);
+for (const [address, word] of Object.entries(JSON.parse(process.argv[1]))) {
+  registers.writeUInt16BE(word, 2 * Number(address));
+  if (word & 1) bits[Number(address) >> 3] |= 1 << (Number(address) & 7);
+}
+const server = new net.Server();
+new modbus.server.TCP(server, { holding: registers, input: registers, coils: bits, discrete: bits });
+server.listen(0, '127.0.0.1', () => console.log(server.address().port));
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "program"), [("modbus-serial", NODE_SERVER), ("jsmodbus", JSMODBUS_SERVER)]
+)
+async def test_two_stacks_on_node_give_the_same_values(client: str, package: str, program: str) -> None:
+    if shutil.which("node") is None or not (NODE_MODULES / package).is_dir():
         pytest.skip("no Node peer; tests/peers/install.sh brings it")
     peer = await asyncio.create_subprocess_exec(
-        "node", "-e", NODE_SERVER, json.dumps(WORDS), cwd=NODE_MODULES, stdout=asyncio.subprocess.PIPE
+        "node", "-e", program, json.dumps(WORDS), cwd=NODE_MODULES, stdout=asyncio.subprocess.PIPE
     )
     try:
         assert peer.stdout is not None
