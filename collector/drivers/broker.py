@@ -16,16 +16,15 @@ import os
 import ssl
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
-from itertools import repeat
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, Client, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
+from paho.mqtt.properties import Properties, VariableByteIntegers
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from collector.delivery import Delivery
@@ -33,7 +32,7 @@ from core import quality
 from core.clock import Clock, SystemClock
 from core.errors import DeviceRefused, DeviceUnreachable
 from core.plant.model import Connection, Device, Plant, Point
-from core.samples import SampleBatch
+from core.samples import Floats, Indices, SampleBatch, Statuses, Times
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +40,7 @@ DRAIN_EVERY_S: Final = 0.03
 DRAIN_ROWS: Final = 20_000
 WAITING_MESSAGES: Final = 200_000  # beyond this QoS 0 is dropped and counted, QoS 1 left with the broker
 RECEIVE_MAXIMUM: Final = 1_000
+READ_BYTES: Final = 65_536
 LAST_WORD_S: Final = 1.0
 SESSION_EXPIRY_S: Final = 7 * 86_400
 
@@ -58,19 +58,85 @@ class Message(NamedTuple):
 
 
 class Columns:
-    """Raw samples of a drain."""
+    """Raw samples of a drain, in the order they came; a time and a status often hold for many."""
 
     def __init__(self) -> None:
         self.slots: list[int] = []
-        self.times_ns: list[int] = []
         self.raws: list[float] = []
+        self.times_ns: list[int] = []  # one for each call of add or add_one, as are statuses
         self.statuses: list[int] = []
+        self._counts: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.raws)
 
     def add(self, slots: Sequence[int], time_ns: int, raws: Sequence[float], status: int) -> None:
         self.slots += slots
-        self.times_ns += repeat(time_ns, len(slots))
         self.raws += raws
-        self.statuses += repeat(status, len(slots))
+        self.times_ns.append(time_ns)
+        self.statuses.append(status)
+        self._counts.append(len(slots))
+
+    def add_one(self, slot: int, time_ns: int, raw: float, status: int) -> None:
+        self.slots.append(slot)
+        self.raws.append(raw)
+        self.times_ns.append(time_ns)
+        self.statuses.append(status)
+        self._counts.append(1)
+
+    def arrays(self) -> tuple[Indices, Times, Floats, Statuses]:
+        """Slots, times, raw numbers and statuses, each of shape (n,)."""
+        return (
+            np.array(self.slots, dtype=np.int32),
+            np.repeat(np.array(self.times_ns, dtype=np.int64), self._counts),
+            np.array(self.raws, dtype=np.float64),
+            np.repeat(np.array(self.statuses, dtype=np.int16), self._counts),
+        )
+
+
+class _Reader(Client):
+    """paho's client with a buffer before it, and messages taken without an object of properties each.
+
+    Of itself it asks the socket three times for the few bytes of a message's head, and waits for the
+    socket again between any two messages; each time the interpreter changes threads.
+    """
+
+    take: Callable[[str, bytes, int, int, bool], None] | None = None  # topic, payload, mid, QoS, retained
+    _ahead = b""
+    _at = 0
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        if self._at == len(self._ahead):
+            self._ahead, self._at = super()._sock_recv(READ_BYTES), 0
+        part = self._ahead[self._at : self._at + bufsize]
+        self._at += len(part)
+        return part
+
+    def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
+        """Everything there is, so that nothing waits here while the thread waits for the socket."""
+        while True:
+            error = super().loop_read(max_packets)
+            if error or self._at == len(self._ahead):
+                return error
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        """A message of QoS 0 or 1, taken as it stands; what is left is for paho to handle, or to refuse."""
+        command, packet = self._in_packet["command"], self._in_packet["packet"]
+        qos = command >> 1 & 3
+        topic_end = 2 + int.from_bytes(packet[:2])
+        at = topic_end + (2 if qos else 0)
+        try:
+            topic = packet[2:topic_end].decode()
+            mid = int.from_bytes(packet[topic_end:at])
+            if self.protocol == MQTTProtocolVersion.MQTTv5:
+                properties, used = VariableByteIntegers.decode(packet[at : at + 4])  # type: ignore[no-untyped-call]
+                at += properties + used
+        except (ValueError, IndexError):
+            return super()._handle_publish()
+        if self.take is None or qos > 1 or not topic or at > len(packet):
+            return super()._handle_publish()
+        self.take(topic, bytes(packet[at:]), mid, qos, bool(command & 1))
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
 class BrokerDriver:
@@ -92,7 +158,7 @@ class BrokerDriver:
         self._devices: list[Device] = [d for d in plant.devices if d.connection == connection.id]
         self._points: list[Point] = [plant.point_by_id[name] for d in self._devices for name in d.points]
         self._delivery = Delivery(plant, self._points)
-        self._client: Client | None = None
+        self._client: _Reader | None = None
         self._thread: threading.Thread | None = None
         self._waiting: deque[Message] = deque()
         self._to_ack: list[tuple[int, int]] = []
@@ -197,7 +263,7 @@ class BrokerDriver:
         timeout_s = max(float(str(self._options.get("timeout_s", 5.0))), 1.0)
         loop = asyncio.get_running_loop()
         is_v5 = str(self._options.get("version", "5")) == "5"
-        client = Client(
+        client = _Reader(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
             protocol=MQTTProtocolVersion.MQTTv5 if is_v5 else MQTTProtocolVersion.MQTTv311,
@@ -227,7 +293,8 @@ class BrokerDriver:
         client.on_connect = lambda _c, _u, _flags, reason, _p: tell(connected, reason)
         client.on_subscribe = lambda _c, _u, _mid, reasons, _p: tell(subscribed, reasons)
         client.on_disconnect = lambda _c, _u, _flags, reason, _p: self._lose(f"link lost: {reason}", client)
-        client.on_message = self._received
+        client.on_message = self._received_whole
+        client.take = self._received
         self._lost = None
         connect_properties = None
         if is_v5:
@@ -272,7 +339,7 @@ class BrokerDriver:
     async def _disconnect(self) -> None:
         client = self._client
         if client is not None:
-            client.on_message = client.on_disconnect = None
+            client.on_message = client.on_disconnect = client.take = None
             if self._up and (last_word := self._last_word()) is not None:
                 sent = client.publish(last_word[0], last_word[1], qos=1, retain=True)
                 with contextlib.suppress(ValueError, RuntimeError):  # the link is lost: the will says it
@@ -289,23 +356,18 @@ class BrokerDriver:
 
     # ---- messages
 
-    def _received(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
+    def _received_whole(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
+        """What the reader left to paho, of QoS 2."""
+        with contextlib.suppress(UnicodeDecodeError):  # a topic no broker would let pass
+            self._received(message.topic, bytes(message.payload), message.mid, message.qos, message.retain)
+
+    def _received(self, topic: str, payload: bytes, mid: int, qos: int, retained: bool) -> None:
         """On the network thread, which an exception here would end."""
         try:
             if len(self._waiting) >= WAITING_MESSAGES:
                 self._dropped += 1
                 return
-            arrival_ns = self._clock.now_ns()
-            self._waiting.append(
-                Message(
-                    message.topic,
-                    bytes(message.payload),
-                    message.mid,
-                    message.qos,
-                    message.retain,
-                    arrival_ns,
-                )
-            )
+            self._waiting.append(Message(topic, payload, mid, qos, retained, self._clock.now_ns()))
         except Exception:
             self._dropped += 1
             log.exception("message lost", extra={"connection": self.name})
@@ -313,15 +375,14 @@ class BrokerDriver:
     def _drain(self) -> SampleBatch:
         """Everything waiting, up to a full write, in columns."""
         columns = Columns()
-        while self._waiting and len(columns.slots) < DRAIN_ROWS:
+        while self._waiting and len(columns) < DRAIN_ROWS:
             message = self._waiting.popleft()
             if message.qos:
                 self._to_ack.append((message.mid, message.qos))
             self._take(message, columns)
         if self._lost is None:
             self._tend(columns)
-        statuses = np.array(columns.statuses, dtype=np.int16)
-        return self._delivery.batch(columns.slots, columns.times_ns, columns.raws, statuses)
+        return self._delivery.batch(*columns.arrays())
 
 
 def _asked(topic: str, qos: int, is_v5: bool) -> Any:

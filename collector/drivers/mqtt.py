@@ -181,14 +181,19 @@ class MqttDriver(BrokerDriver):
             values = siblings.values(parent)
         except KeyError:
             return False
-        if not set(map(type, values)) <= {float, int}:
+        types = set(map(type, values))
+        if not types <= {float, int}:
             return False
-        numbers = list(map(float, values))
+        if int in types:
+            try:
+                values = list(map(float, values))
+            except OverflowError:
+                return False
         inside = Match(None, (*around.trail, parent), around.one_of_many)
         payload_ns = self._times(document, siblings.tags[0], times).of(inside)
-        dated = self._dated(message, siblings.tags[0], payload_ns, len(numbers))
+        dated = self._dated(message, siblings.tags[0], payload_ns, len(values))
         if dated is not None:
-            columns.add(siblings.slots, dated[0], numbers, dated[1])
+            columns.add(siblings.slots, dated[0], values, dated[1])
         return True
 
     def _decode_one(
@@ -210,7 +215,7 @@ class MqttDriver(BrokerDriver):
             raw, status = reduced(values, tag.reduce)
             dated = self._dated(message, tag, payload_ns, 1)
             if dated is not None:
-                columns.add((tag.slot,), dated[0], (raw,), status if status != quality.GOOD else dated[1])
+                columns.add_one(tag.slot, dated[0], raw, status if status != quality.GOOD else dated[1])
 
     def _times(self, document: Any, tag: _Tag, times: dict[JsonPath | None, Times]) -> Times:
         if tag.time_path not in times:

@@ -21,11 +21,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
-
-import numpy as np
 
 from collector.delivery import plausible
 from collector.driver import DeviceState
@@ -140,11 +139,9 @@ class SparkplugDriver(BrokerDriver):
                 slots = places.setdefault(device, _Place({})).slots
                 slots.setdefault(point.source.json_path, []).append(slot)
                 self._lives_from[str(point.device)].add((node, device))
-        self._repeat_ns = np.array(
-            [int(max(REPEAT_S, point.period_s) * NS_PER_S) for point in self._points], dtype=np.int64
-        )
-        self._last_ns = np.zeros(len(self._points), dtype=np.int64)
-        self._last_raw = np.full(len(self._points), np.nan)
+        self._repeat_ns = [int(max(REPEAT_S, point.period_s) * NS_PER_S) for point in self._points]
+        self._last_ns = [0] * len(self._points)
+        self._last_raw = [math.nan] * len(self._points)
         self._repeats_at_ns = 0
 
     def devices(self) -> Mapping[str, DeviceState]:
@@ -189,7 +186,7 @@ class SparkplugDriver(BrokerDriver):
 
     def _opened(self) -> None:
         now_ns = self._clock.now_ns()
-        self._last_raw[:] = np.nan
+        self._last_raw = [math.nan] * len(self._points)
         for node in self._nodes.values():
             node.distrust()
             node.unanswered, node.lost_said = 0, True  # the gap was marked where the session ended
@@ -256,16 +253,16 @@ class SparkplugDriver(BrokerDriver):
             self._client.publish(topic, rebirth_request(now_ns // 1_000_000), qos=0, retain=False)
 
     def _repeat(self, now_ns: int, columns: Columns) -> None:
-        living = np.zeros(len(self._points), dtype=np.bool_)
-        for node in self._nodes.values():
-            for place in node.places.values():
-                if node.born and place.born and not node.held:
-                    living[place.all_slots()] = True
         at_ns = now_ns - int(REPEAT_LAG_S * NS_PER_S)
-        due = living & ~np.isnan(self._last_raw) & (at_ns - self._last_ns >= self._repeat_ns)
-        for slot in np.flatnonzero(due).tolist():
-            columns.add((slot,), at_ns, (float(self._last_raw[slot]),), quality.GOOD)
-            self._last_ns[slot] = at_ns
+        for node in self._nodes.values():
+            if not node.born or node.held:
+                continue
+            for place in node.places.values():
+                for slot in place.all_slots() if place.born else ():
+                    raw = self._last_raw[slot]
+                    if at_ns - self._last_ns[slot] >= self._repeat_ns[slot] and not math.isnan(raw):
+                        columns.add_one(slot, at_ns, raw, quality.GOOD)
+                        self._last_ns[slot] = at_ns
 
     # ---- messages
 
@@ -396,8 +393,9 @@ class SparkplugDriver(BrokerDriver):
         if slots:
             at_ns = max(at_ns, node.newest_ns + 1_000)  # the edge node's clock may be ahead of ours
             node.marked_ns = max(node.marked_ns, at_ns)
-            self._last_raw[slots] = np.nan
-            columns.add(slots, at_ns, [float("nan")] * len(slots), status)
+            for slot in slots:
+                self._last_raw[slot] = math.nan
+                columns.add_one(slot, at_ns, math.nan, status)
 
     def _values(
         self, node: _Node, message: Message, payload: Any, columns: Columns, birth_ns: int | None = None
@@ -412,6 +410,8 @@ class SparkplugDriver(BrokerDriver):
         if place is None:
             return
         unknown = 0
+        last_ns, last_raw = self._last_ns, self._last_raw
+        times: dict[int, tuple[int, int]] = {}  # most values of a message have one
         for metric in payload.metrics:
             name, datatype = _named(metric, place)
             if name is None:
@@ -421,28 +421,31 @@ class SparkplugDriver(BrokerDriver):
             if slots is None:
                 continue
             raw, status = number_of(metric, datatype)
-            if metric.is_historical:
+            historical = metric.is_historical
+            if historical:
                 dated = self._historical(node, metric, message)
+                if dated is None:
+                    continue
             elif birth_ns is not None:
                 dated = birth_ns, quality.GOOD
             else:
-                dated = self._dated(node, metric, payload, message)
-            if dated is None:
-                continue
-            at_ns, status = dated[0], status if status != quality.GOOD else dated[1]
-            columns.add(slots, at_ns, [raw] * len(slots), status)
-            if not metric.is_historical:
-                node.newest_ns = max(node.newest_ns, at_ns)
-                self._remember(slots, at_ns, raw if status == quality.GOOD else float("nan"))
+                time_ms = metric.timestamp or payload.timestamp
+                dated = times.get(time_ms)
+                if dated is None:
+                    dated = times[time_ms] = self._dated(node, time_ms, message)
+            at_ns = dated[0]
+            if status == quality.GOOD:
+                status = dated[1]
+            for slot in slots:
+                columns.add_one(slot, at_ns, raw, status)
+                if not historical and at_ns >= last_ns[slot]:
+                    last_ns[slot], last_raw[slot] = at_ns, raw if status == quality.GOOD else math.nan
+            if not historical and at_ns > node.newest_ns:
+                node.newest_ns = at_ns
         place.last_ns, place.bad = message.arrival_ns, ""
         node.counters["unknown_metrics"] += unknown
         if unknown or (place.slots and not place.born):
             self._want_rebirth(node, message.arrival_ns, REORDER_S)
-
-    def _remember(self, slots: Iterable[int], at_ns: int, raw: float) -> None:
-        for slot in slots:
-            if at_ns >= self._last_ns[slot]:
-                self._last_ns[slot], self._last_raw[slot] = at_ns, raw
 
     # ---- times
 
@@ -453,13 +456,12 @@ class SparkplugDriver(BrokerDriver):
             return int(at_ns)
         return max(message.arrival_ns, node.marked_ns + 1_000)
 
-    def _dated(self, node: _Node, metric: Any, payload: Any, message: Message) -> tuple[int, int]:
-        """The metric's own time, else the message's, else the arrival's."""
-        own = metric if metric.HasField("timestamp") else payload
-        if not own.HasField("timestamp"):
+    def _dated(self, node: _Node, time_ms: int, message: Message) -> tuple[int, int]:
+        """The metric's own time or the message's, where there is one that can be believed, else the arrival's."""
+        if not time_ms:
             return message.arrival_ns, quality.GOOD
-        if plausible(own.timestamp * 1_000_000, message.arrival_ns):
-            return own.timestamp * 1_000_000, quality.GOOD
+        if plausible(time_ms * 1_000_000, message.arrival_ns):
+            return time_ms * 1_000_000, quality.GOOD
         node.counters["times_refused"] += 1
         return message.arrival_ns, quality.UNCERTAIN
 

@@ -308,7 +308,7 @@ async def test_a_dead_network_thread_is_noticed(
         def breaks(*_: object) -> None:
             raise SystemExit
 
-        client.on_message = breaks
+        client.take = breaks
         await asyncio.to_thread(gateway.publish, "plant/m1", message(1.0, at(0)))
         with pytest.raises(DeviceUnreachable, match="network thread ended"):
             await reading.until(lambda rows: False)

@@ -408,7 +408,7 @@ async def test_an_unchanged_value_is_repeated_while_its_node_lives(
     monkeypatch.setattr(sparkplug, "REPEAT_LAG_S", 0.5)
     plant = plant_of(broker.port, POINTS)
     async with opened(plant) as reading:
-        reading.driver._repeat_ns[:] = int(0.2 * NS_PER_S)
+        reading.driver._repeat_ns = [int(0.2 * NS_PER_S)] * 2
         await say(edge.births)
         await reading.until(lambda: len(reading.values("power")) >= 3)
         assert set(reading.values("power")) == {1.5}
