@@ -11,7 +11,7 @@ import pytest
 
 from core.carbon.factor_tables import TABLES, read_own_factors, read_tables
 from core.carbon.factors import FactorLibrary
-from core.clock import parse_rfc3339
+from core.clock import parse_rfc3339, rfc3339
 from core.errors import BadRequest, FaultyInput
 from core.samples import Times
 
@@ -381,3 +381,27 @@ def test_a_table_with_a_wrong_row_is_refused_whole(tmp_path: Path) -> None:
         (len(lines) - 1, 1, "grid_cn:CN-GRID-CENTRAL:2011:average stands here twice"),
         (len(lines), 6, "value is empty"),
     ]
+
+
+def test_a_half_hourly_series_of_the_grid_operator_is_brought_in_as_a_file(
+    library: FactorLibrary, zone: ZoneInfo
+) -> None:
+    """A year by the half hour; each value keeps its row, a missing half hour is without factor."""
+    start_ns, half_ns, count = parse_rfc3339("2025-01-01T00:00:00Z"), 1800 * 10**9, 17_520
+    bounds = [rfc3339(start_ns + i * half_ns) for i in range(count + 1)]
+    missing = 1000
+    lines = [
+        f"grid-30min,{300 + i % 48},gCO2/kWh,{bounds[i]},{bounds[i + 1]},operator"
+        for i in range(count)
+        if i != missing
+    ]
+    text = "id,value,unit,valid_from,valid_to,source\n" + "\n".join(lines) + "\n"
+
+    own = library.with_rows(read_own_factors(text.encode(), "factors.csv"))
+    quarters = start_ns + np.arange(2 * count) * (half_ns // 2)
+    column = own.factor_column("grid-30min", quarters, zone=zone, known_at_ns=NOW_NS)
+
+    wanted = np.repeat((300 + np.arange(count) % 48) / 1000, 2)
+    wanted[2 * missing : 2 * missing + 2] = np.nan
+    np.testing.assert_allclose(column.kg_per_kwh, wanted)
+    assert len(column.row_ids) == count - 1
