@@ -38,6 +38,22 @@ class Segment:
     engine: Engine
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Up to when what is known of models, factor rows and meter events counts; None: all of it."""
+
+    models_ns: int | None = None
+    factors_ns: int | None = None
+    events_ns: int | None = None
+
+    @classmethod
+    def at(cls, time_ns: int) -> Known:
+        return cls(time_ns, time_ns, time_ns)
+
+
+NOW = Known()
+
+
 class History:
     """The models of one plant; `current` is the one this process runs with."""
 
@@ -55,6 +71,11 @@ class History:
         self._engines.clear()
         self._libraries.clear()
 
+    @property
+    def said(self) -> Sequence[Validity]:
+        """All that was said about which model holds when."""
+        return self._validities
+
     def hours_of_change(self, start_ns: int, end_ns: int) -> list[int]:
         """Hour edges around each change of model inside (start, end): an hour two models share is computed by itself."""
         edges = {
@@ -67,36 +88,32 @@ class History:
         """Hear what has been said about models since, in this process or another."""
         self._validities = await self._store.validities()
 
-    async def segments(self, start_ns: int, end_ns: int, as_of_ns: int | None = None) -> list[Segment]:
-        """[start, end) cut where the model changes, oldest first; never empty.
-
-        Args:
-            as_of_ns: As it was known then; None: as it is known now.
-        """
-        said = [v for v in self._validities if as_of_ns is None or v.at_ns <= as_of_ns]
+    async def segments(self, start_ns: int, end_ns: int, known: Known = NOW) -> list[Segment]:
+        """[start, end) cut where the model changes, oldest first; never empty."""
+        said = [v for v in self._validities if known.models_ns is None or v.at_ns <= known.models_ns]
         cuts = {start_ns, end_ns}
         for validity in said:
             cuts.update(at for at in (validity.start_ns, validity.end_ns) if at and start_ns < at < end_ns)
         segments: list[Segment] = []
         for first, last in pairwise(sorted(cuts)):
-            engine = await self._engine(_holding(said, first), as_of_ns)
+            engine = await self._engine(_holding(said, first), known)
             if segments and segments[-1].engine is engine:
                 segments[-1] = Segment(segments[-1].start_ns, last, engine)
             else:
                 segments.append(Segment(first, last, engine))
         return segments
 
-    async def engine_at(self, time_ns: int, as_of_ns: int | None = None) -> Engine:
+    async def engine_at(self, time_ns: int, known: Known = NOW) -> Engine:
         """The engine of the model that holds then."""
-        return (await self.segments(time_ns, time_ns + 1, as_of_ns))[0].engine
+        return (await self.segments(time_ns, time_ns + 1, known))[0].engine
 
     async def plant_at(self, time_ns: int) -> Plant:
         return (await self.engine_at(time_ns)).plant
 
-    async def _engine(self, fingerprint: str | None, as_of_ns: int | None) -> Engine:
+    async def _engine(self, fingerprint: str | None, known: Known) -> Engine:
         current, empty = self.current, tuple[FactorRow, ...]()
-        library = current.library if as_of_ns is None else await self._library(as_of_ns)
-        events = tuple(event for event in current.events if event[1].known_at(as_of_ns))
+        library = current.library if known.factors_ns is None else await self._library(known.factors_ns)
+        events = tuple(event for event in current.events if event[1].known_at(known.events_ns))
         if fingerprint is None or fingerprint == current.fingerprint:
             if library is current.library and events == current.events_now:
                 return current
@@ -108,7 +125,7 @@ class History:
             plant, own = past.plant, past.factors
         key = (plant.fingerprint, id(library), events)
         if key not in self._engines:
-            self._engines[key] = Engine(plant, with_missing(library, own), current.events, as_of_ns)
+            self._engines[key] = Engine(plant, with_missing(library, own), current.events, known.events_ns)
             if len(self._engines) > _PLANTS_KEPT:
                 self._engines.popitem(last=False)
         self._engines.move_to_end(key)

@@ -140,14 +140,18 @@ class Pipeline:
         ENGINE_SECONDS.observe(asyncio.get_running_loop().time() - started)
         return True
 
-    async def recompute(self, start_ns: int, end_ns: int, known_at_ns: int | None, reason: str) -> None:
-        """Compute every hour that [start, end) touches, with the factors known at `known_at_ns`."""
+    async def recompute(
+        self, start_ns: int, end_ns: int, known_at_ns: int | None, reason: str
+    ) -> list[WindowResult]:
+        """Compute and write every hour that [start, end) touches, with the factors known at `known_at_ns`."""
         self._known_at_ns = known_at_ns
         try:
             span = Span(start_ns // HOUR_NS * HOUR_NS, -(-end_ns // HOUR_NS) * HOUR_NS)
             self._open = None
             await self.history.refresh()
-            await self._compute_span(span, [], reason)
+            written: list[WindowResult] = []
+            await self._compute_span(span, [], reason, written.append)
+            return written
         finally:
             self._known_at_ns = None
 
@@ -183,7 +187,13 @@ class Pipeline:
             max([end_ns, *ends[1].time_ns.tolist()]),
         )
 
-    async def _compute_span(self, span: Span, done: Sequence[int], reason: str) -> None:
+    async def _compute_span(
+        self,
+        span: Span,
+        done: Sequence[int],
+        reason: str,
+        seen: Callable[[WindowResult], None] = lambda _: None,
+    ) -> None:
         """Compute and write a span, in chunks; then on through later hours while storages still differ."""
         hour_from = span.start_ns // HOUR_NS * HOUR_NS
         hour_to = -(-span.end_ns // HOUR_NS) * HOUR_NS
@@ -194,12 +204,12 @@ class Pipeline:
             until_ns = next(iter(self.history.hours_of_change(at_ns, until_ns)), until_ns)
             last = until_ns == hour_to
             partial = span if hour_to - hour_from == HOUR_NS else None
-            await self._compute_hours(at_ns, until_ns, partial, done if last else [], reason)
+            seen(await self._compute_hours(at_ns, until_ns, partial, done if last else [], reason))
             at_ns = until_ns
 
     async def _compute_hours(
         self, start_ns: int, end_ns: int, span: Span | None, done: Sequence[int], reason: str
-    ) -> None:
+    ) -> WindowResult:
         known_at_ns = self._known_at_ns or self._clock.now_ns()
         segments = await self.history.segments(start_ns, end_ns)
         patched = await self._patched(span, segments, known_at_ns) if span is not None else None
@@ -221,6 +231,7 @@ class Pipeline:
             reach_ns = min(end_ns + 2 * (end_ns - start_ns), later_ns)
             await self._store.mark_dirty(end_ns, reach_ns, None, "stock")
         log.debug("window %s .. %s computed (%s)", rfc3339(start_ns), rfc3339(end_ns), reason)
+        return result
 
     async def _stocks_before(self, start_ns: int, engine: Engine) -> Stocks | None:
         """What the hour before left in the storages; None where it was never computed.

@@ -21,7 +21,7 @@ from core.carbon.factors import FactorLibrary
 from core.clock import Clock, rfc3339, time_ns_of
 from core.engine import Engine
 from core.errors import BadRequest, EcmcError, StoreUnavailable
-from core.history import History
+from core.history import History, Known
 from core.inventory import fuel_of
 from core.pipeline import computed
 from core.results import HOUR_NS
@@ -226,16 +226,19 @@ class Sealing:
     async def _replay_difference(self, seal: Seal) -> str | None:
         """The first figure that does not follow from the readings, model and factors of the seal."""
         pins = await self._store.pins(seal.start_ns, seal.end_ns, seal.revision)
-        for first_ns, last_ns in _stretches([hour for hour, _ in pins]):
+        for first_ns, last_ns in _stretches([pin.hour_ns for pin in pins]):
             cuts = [first_ns, *self._history.hours_of_change(first_ns, last_ns), last_ns]
             for start_ns, end_ns in pairwise(cuts):
-                known = sorted({at for hour, at in pins if start_ns <= hour < end_ns})
+                known = sorted({pin.known_at_ns for pin in pins if start_ns <= pin.hour_ns < end_ns})
                 difference = await self._piece_difference(seal, start_ns, end_ns, known[-1])
                 if difference is not None and len(known) > 1:  # factors may have become known within the day
                     difference = None
-                    for hour, known_at_ns in pins:
-                        if start_ns <= hour < end_ns and difference is None:
-                            difference = await self._piece_difference(seal, hour, hour + HOUR_NS, known_at_ns)
+                    for pin in pins:
+                        if start_ns <= pin.hour_ns < end_ns and difference is None:
+                            hour = pin.hour_ns
+                            difference = await self._piece_difference(
+                                seal, hour, hour + HOUR_NS, pin.known_at_ns
+                            )
                 if difference is not None:
                     return difference
         return None
@@ -244,11 +247,11 @@ class Sealing:
         (stored,) = (await self._store.stored(start_ns, end_ns, seal.revision))[:1]
         stocks: Stocks | None = None
         if await self._store.has_run(start_ns - HOUR_NS):
-            before = await self._history.engine_at(start_ns - 1, seal.sealed_at_ns)
+            before = await self._history.engine_at(start_ns - 1, Known.at(seal.sealed_at_ns))
             held = [name for name in stored.storages if name in before.storages]
             rows = [stored.storages.index(name) for name in held]
             stocks = Stocks(tuple(held), stored.flows, stored.stock_kwh[rows, 0], stored.stock_kg[rows, :, 0])
-        segments = await self._history.segments(start_ns, end_ns, seal.sealed_at_ns)
+        segments = await self._history.segments(start_ns, end_ns, Known.at(seal.sealed_at_ns))
         again = await computed(self._store, segments, stocks, known_at_ns, seal.sealed_at_ns)
         return first_difference(stored, again)
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from core.clock import rfc3339
-from core.errors import EcmcError, Fault, FaultyInput
+from core.errors import BadRequest, EcmcError, Fault, FaultyInput
 from ecmc import export, tools, vault
 from ecmc.loop import run_work
 from ecmc.option import DataFolder, Dsn, PlantFolder
@@ -145,14 +145,31 @@ def recompute(
     start: Annotated[str, typer.Option("--from", help="RFC 3339.")],
     end: Annotated[str, typer.Option("--to", help="RFC 3339.")],
     known_at: Annotated[str | None, typer.Option(help="Use what was known then; default now.")] = None,
+    model: Annotated[
+        str, typer.Option(help="`then`: the model that held; `current`: state that the present one held.")
+    ] = "then",
     data: DataFolder = None,
     dsn: Dsn = None,
 ) -> None:
-    """Compute a window again and print what changed."""
+    """Compute a window again; print what changed, by how much, and what made it change. Goes on after a kill."""
     from ecmc.command import recompute_window
     from ecmc.folder import read_plant
 
-    for line in run_work(recompute_window(read_plant(plant), start, end, known_at, data, dsn)):
+    if model not in ("then", "current"):
+        raise BadRequest(f"--model {model}: wanted then or current")
+    with progress_bar() as progress:
+        work = recompute_window(
+            read_plant(plant),
+            start,
+            end,
+            known_at,
+            data,
+            dsn,
+            current_model=model == "current",
+            progress=lambda done, of: progress(done, of, "computing"),
+        )
+        lines = run_work(work)
+    for line in lines:
         typer.echo(line)
 
 

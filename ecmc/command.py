@@ -17,7 +17,7 @@ from core.history import History
 from core.importer import read_samples
 from core.pipeline import Pipeline
 from core.plant.model import Plant
-from core.results import SITE
+from core.recompute import recompute
 from core.samples import PointTable
 from core.seal import Seal
 from core.sealing import Sealing, Verdict
@@ -130,9 +130,17 @@ async def _sealing(plant: Plant, store: PostgresStore) -> Sealing:
 
 
 async def recompute_window(
-    plant: Plant, start: str, end: str, known_at: str | None, data: Path | None, dsn: str | None
+    plant: Plant,
+    start: str,
+    end: str,
+    known_at: str | None,
+    data: Path | None,
+    dsn: str | None,
+    *,
+    current_model: bool = False,
+    progress: Callable[[int, int], None] = lambda done_ns, whole_ns: None,
 ) -> list[str]:
-    """Compute [start, end) again; a line for each edge and node whose figure changed, and a last one that counts."""
+    """Compute [start, end) again; a line for each figure that changed with what changed it, and a last one that counts."""
     try:
         start_ns, end_ns = parse_rfc3339(start), parse_rfc3339(end)
         known_at_ns = parse_rfc3339(known_at) if known_at is not None else None
@@ -142,41 +150,30 @@ async def recompute_window(
         raise BadRequest(f"--to {end} is not after --from {start}")
     async with opened_store(plant, data, dsn) as store:
         _, engine = await plant_engine(plant, store)
-        kept_ns = await store.kept_from(engine.points)
-        if kept_ns is not None and start_ns < kept_ns:
-            raise BadRequest(
-                f"readings before {rfc3339(kept_ns)} are no longer kept: what was computed from them stands"
-            )
-        before = await _figures(plant, store, start_ns, end_ns)
-        pipeline = Pipeline(engine, store, LocalBus(), Health(), SystemClock())
-        await pipeline.recompute(start_ns, end_ns, known_at_ns, "recompute")
-        await settle(plant, store)
-        after = await _figures(plant, store, start_ns, end_ns)
+        await settle(plant, store)  # what is new already is no change that this makes
+        made = await recompute(
+            Pipeline(engine, store, LocalBus(), Health(), SystemClock()),
+            store,
+            start_ns,
+            end_ns,
+            now_ns=SystemClock().now_ns(),
+            known_at_ns=known_at_ns,
+            current_model=current_model,
+            who=getpass.getuser(),
+            progress=progress,
+        )
+        await settle(plant, store)  # storages may hand the change on to later hours
     lines = [
-        f"{name}: {before.get(name)} -> {after.get(name)}"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
+        f"{name}: {figure.before!r} -> {figure.after!r} ("
+        + ", ".join(f"{cause} {part:+.6g}" for cause, part in figure.by.items())
+        + ")"
+        for name, figure in made.figures.items()
     ]
+    resumed = (
+        [] if made.resumed_ns is None else [f"went on at {rfc3339(made.resumed_ns)}, where it was broken off"]
+    )
     return [
         *lines,
-        f"{len(lines)} of {len(after)} figures changed over {rfc3339(start_ns)} .. {rfc3339(end_ns)}",
+        *resumed,
+        f"{len(lines)} of {made.seen} figures changed over {rfc3339(made.start_ns)} .. {rfc3339(made.end_ns)}",
     ]
-
-
-async def _figures(plant: Plant, store: PostgresStore, start_ns: int, end_ns: int) -> dict[str, float]:
-    """Energy of every edge and emissions of every node over a window, by a name a person can read."""
-    figures: dict[str, float] = {}
-    energy = await store.energy([edge.id for edge in plant.edges], start_ns, end_ns, "1y")
-    for name, kwh in zip(energy.name, energy.columns["energy_kwh"].tolist(), strict=True):
-        figures[f"energy {name} kWh"] = figures.get(f"energy {name} kWh", 0.0) + kwh
-    nodes = [*(node.id for node in plant.nodes), SITE]
-    for method_set in plant.method_sets:
-        for basis in ("location", "market"):
-            rows = await store.emissions(nodes, start_ns, end_ns, "1y", basis, method_set)
-            assert rows.flow is not None
-            for name, flow, kg in zip(
-                rows.name, rows.flow.tolist(), rows.columns["emissions_kgco2e"].tolist(), strict=True
-            ):
-                key = f"emissions {name} scope {rows.flows[flow].scope} {basis} {method_set} kgCO2e"
-                figures[key] = figures.get(key, 0.0) + kg
-    return figures

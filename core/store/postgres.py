@@ -36,6 +36,7 @@ from core.store.seam import (
     Correction,
     DirtyRange,
     LatestColumns,
+    Pin,
     Run,
     RunSpan,
     Series,
@@ -363,7 +364,7 @@ class PostgresStore:
         async with self._connection() as connection:
             return await seals.stored(connection, start_ns, end_ns, revision)
 
-    async def pins(self, start_ns: int, end_ns: int, revision: int) -> list[tuple[int, int]]:
+    async def pins(self, start_ns: int, end_ns: int, revision: int | None = None) -> list[Pin]:
         async with self._connection() as connection:
             return await seals.pins(connection, start_ns, end_ns, revision)
 

@@ -18,7 +18,7 @@ from core.results import HOUR_NS, Flow, WindowResult
 from core.seal import Seal, day_digest, hour_digests, month_digest
 from core.store.bucket import EMISSION, ENERGY, NODE, Family
 from core.store.rollup import QUARTER_NS, Ends, Parts, window_parts
-from core.store.seam import Stocks
+from core.store.seam import Pin, Stocks
 from core.store.window import ARCHIVED, Ids, read_rollup, read_window
 
 RESULT_LOCK = 0x65636D65  # results have one writer at a time
@@ -329,21 +329,23 @@ async def _append(
 
 
 async def pins(
-    connection: asyncpg.Connection[Any], start_ns: int, end_ns: int, revision: int
-) -> list[tuple[int, int]]:
-    """(hour, known time) of the computations behind the hours of a revision, in time order."""
+    connection: asyncpg.Connection[Any], start_ns: int, end_ns: int, revision: int | None
+) -> list[Pin]:
+    """The computations behind the hours of a revision, or as they stand, in time order."""
     rows = await connection.fetch(
-        "SELECT hour, known_at FROM ("
-        " SELECT DISTINCT ON (hour) hour, known_at FROM ("
-        "  SELECT hour, known_at, revision FROM ecmc.run_archive WHERE revision >= $3"
-        "  UNION ALL SELECT hour, known_at, 2147483647 FROM ecmc.run"
+        "SELECT hour, known_at, computed FROM ("
+        " SELECT DISTINCT ON (hour) hour, known_at, computed FROM ("
+        "  SELECT hour, known_at, computed, revision FROM ecmc.run_archive WHERE revision >= $3"
+        "  UNION ALL SELECT hour, known_at, computed, 2147483647 FROM ecmc.run"
         " ) AS every WHERE hour >= $1 AND hour < $2 ORDER BY hour, revision"
         ") AS run WHERE known_at IS NOT NULL ORDER BY hour",
         datetime_of(start_ns),
         datetime_of(end_ns),
-        revision,
+        2147483647 if revision is None else revision,
     )
-    return [(time_ns_of(row["hour"]), time_ns_of(row["known_at"])) for row in rows]
+    return [
+        Pin(time_ns_of(row["hour"]), time_ns_of(row["known_at"]), time_ns_of(row["computed"])) for row in rows
+    ]
 
 
 async def kept_from(connection: asyncpg.Connection[Any], points: list[int]) -> int | None:

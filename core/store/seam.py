@@ -87,6 +87,15 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """The computation behind an hour: what was known of factors, and when it was done."""
+
+    hour_ns: int
+    known_at_ns: int
+    computed_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Validity:
     """A plant model holds over [start_ns, end_ns), None for since ever and for ever; said at `at_ns`."""
 
@@ -300,8 +309,8 @@ class Store(Protocol):
     async def stored(self, start_ns: int, end_ns: int, revision: int | None = None) -> list[WindowResult]:
         """Everything stored of whole hours; several results where the base interval changed."""
 
-    async def pins(self, start_ns: int, end_ns: int, revision: int) -> list[tuple[int, int]]:
-        """(hour, known time) of the computations behind a revision's hours."""
+    async def pins(self, start_ns: int, end_ns: int, revision: int | None = None) -> list[Pin]:
+        """The computations behind the hours of [start, end), of a sealed revision or as they stand, in time order."""
 
     async def kept_from(self, points: Sequence[str]) -> int | None:
         """From when on all readings of these points are still there; None where none was dropped."""

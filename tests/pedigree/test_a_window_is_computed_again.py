@@ -1,0 +1,156 @@
+"""Recomputation says what changed and why, its parts add up, and a kill costs nothing but time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.clock import parse_rfc3339
+from core.energy.register import EventKind, MeterEvent
+from core.engine import Engine
+from core.pipeline import Pipeline
+from core.plant.load import load_plant
+from core.recompute import Cause, Recomputed, recompute
+from core.results import HOUR_NS
+
+PROFILES = Path(__file__).resolve().parents[2] / "collector" / "profiles"
+START_NS = parse_rfc3339("2026-03-01T16:00:00Z")
+END_NS = START_NS + 24 * HOUR_NS
+SITE_2 = "emissions site scope 2 location zero-carbon-factory kgCO2e"
+
+
+async def again(works: Any, start_ns: int = START_NS, end_ns: int = END_NS, **how: Any) -> Recomputed:
+    made = await recompute(
+        works.pipeline, works.store, start_ns, end_ns, now_ns=works.clock.now_ns(), who="mai", **how
+    )
+    for figure in made.figures.values():  # whatever the cause, the parts are the whole
+        assert sum(figure.by.values()) == pytest.approx(figure.after - figure.before, rel=1e-9, abs=1e-9)
+    return made
+
+
+async def computed_day(works: Any, readings: Any) -> None:
+    await works.write(readings(START_NS, END_NS))
+    await works.drain()
+
+
+async def test_nothing_new_changes_nothing(works: Any, readings: Any) -> None:
+    await computed_day(works, readings)
+    made = await again(works)
+    assert made.figures == {}
+    assert made.seen > 50
+
+
+async def test_a_factor_published_later_is_the_factors_doing(works: Any, readings: Any) -> None:
+    await computed_day(works, readings)
+    made = await again(works, known_at_ns=parse_rfc3339("2025-06-01T00:00:00Z"))
+
+    assert set(made.figures[SITE_2].by) == {Cause.FACTOR}
+    assert not [name for name in made.figures if name.startswith("energy")]
+    back = await again(works)
+    assert back.figures[SITE_2].after == made.figures[SITE_2].before
+
+
+async def test_a_factor_row_that_came_since_is_the_factors_doing(works: Any, readings: Any) -> None:
+    await computed_day(works, readings)
+    engine = works.pipeline.history.current
+    newer = replace(
+        engine.library.row("grid_cn:CN-CQ:2023:average"),
+        id="grid_cn:CN-CQ:2025:average",
+        value=0.3,
+        valid_from="2025",
+        published="2026-11-22T12:00:00Z",
+    )
+    works.pipeline.adopt(Engine(works.plant, engine.library.with_rows([newer]), engine.events))
+    works.clock.time_ns += 24 * HOUR_NS
+
+    made = await again(works)
+    assert set(made.figures[SITE_2].by) == {Cause.FACTOR}
+    assert made.figures[SITE_2].after < made.figures[SITE_2].before
+
+
+async def test_a_meter_event_is_the_events_doing(works: Any, readings: Any) -> None:
+    await computed_day(works, readings)
+    engine = works.pipeline.history.current
+    event = MeterEvent(START_NS + 6 * HOUR_NS, EventKind.RATIO, ratio=2.0, known_ns=time.time_ns())
+    works.pipeline.adopt(Engine(works.plant, engine.library, [*engine.events, ("m-grid", event)]))
+    works.clock.time_ns += HOUR_NS
+
+    made = await again(works)
+    grid = made.figures["energy e-grid kWh"]
+    assert set(grid.by) == {Cause.EVENT}
+    assert grid.after == pytest.approx(grid.before * (6 + 18 * 2) / 24, rel=0.02)
+
+
+async def test_the_current_model_put_over_the_past_is_the_models_doing(
+    works: Any, readings: Any, engine_of: Any
+) -> None:
+    await computed_day(works, readings)
+    text = (works.folder / "plant.yaml").read_text("utf-8")
+    (works.folder / "plant.yaml").write_text(text.replace("e-press * 0.1", "e-press * 0.2"), "utf-8")
+    plant = load_plant(works.folder, [PROFILES])
+    await works.store.adopt(plant, at_ns=works.clock.now_ns())
+    works.plant = plant
+    works.pipeline.adopt(engine_of(plant))
+
+    of_its_time = await again(works)
+    assert of_its_time.figures == {}
+    made = await again(works, current_model=True)
+    lamps = made.figures["energy e-lamps kWh"]
+    assert set(lamps.by) == {Cause.MODEL}
+    assert lamps.after == pytest.approx(2 * lamps.before)
+    assert (await again(works)).figures == {}  # it stays: the model is stated to have held
+
+
+async def test_readings_taken_out_by_hand_are_the_readings_doing(works: Any, readings: Any) -> None:
+    await computed_day(works, readings)
+    await works.store.pool.execute(
+        "UPDATE ecmc.sample SET value = value + 4 WHERE time = to_timestamp($1) AND point_id ="
+        " (SELECT id FROM ecmc.point WHERE name = 'press.energy')",
+        END_NS / 1e9,
+    )
+    made = await again(works)
+    press = made.figures["energy e-press kWh"]
+    assert press.by == {Cause.READING: pytest.approx(4.0)}
+
+
+async def test_a_run_that_was_killed_goes_on_where_it_was(
+    works: Any, readings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = 16
+    end_ns = START_NS + days * 24 * HOUR_NS
+    await works.write(readings(START_NS, end_ns, every_s=3600))
+    await works.drain()
+    known_at_ns = parse_rfc3339("2025-06-01T00:00:00Z")
+    pieces: list[tuple[int, int]] = []
+    real = Pipeline.recompute
+
+    async def dies_in_the_second(self: Pipeline, start: int, end: int, *rest: Any) -> Any:
+        pieces.append((start, end))
+        if len(pieces) == 2:
+            raise KeyboardInterrupt
+        return await real(self, start, end, *rest)
+
+    monkeypatch.setattr(Pipeline, "recompute", dies_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        await again(works, START_NS, end_ns, known_at_ns=known_at_ns)
+    made = await again(works, START_NS, end_ns, known_at_ns=known_at_ns)
+
+    assert made.resumed_ns == pieces[0][1]
+    assert pieces[2][0] == pieces[0][1]
+    whole = await again(works, START_NS, end_ns, known_at_ns=known_at_ns)
+    assert whole.figures == {}  # all of it stands as it was asked for
+
+
+async def test_a_storages_carry_over_is_counted_with_its_cause(works: Any, readings: Any) -> None:
+    """The battery was charged at the old factor and gives it back after the piece: the parts still add up."""
+    end_ns = START_NS + 9 * 24 * HOUR_NS
+    await works.write(readings(START_NS, end_ns, every_s=3600))
+    await works.drain()
+    made = await again(works, START_NS, end_ns, known_at_ns=parse_rfc3339("2025-06-01T00:00:00Z"))
+    battery = [name for name in made.figures if name.startswith("emissions bat scope 2 location")]
+    assert battery
+    assert all(set(made.figures[name].by) == {Cause.FACTOR} for name in battery)
