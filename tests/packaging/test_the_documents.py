@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -31,10 +32,7 @@ def test_every_link_into_the_tree_leads_somewhere(document: Path) -> None:
 def test_every_command_the_documents_name_exists() -> None:
     from ecmc.cli import app
 
-    known = {
-        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
-    }
-    known |= {group.name for group in app.registered_groups}
+    known = set(typer.main.get_group(app).commands)
     text = "\n".join(document.read_text("utf-8") for document in DOCUMENTS)
     named = set(re.findall(r"`ecmc (?!run`)([a-z]+)", text)) | set(re.findall(r"bin/ecmc ([a-z]+)", text))
 
