@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from core.errors import DataFolderError
 from core.samples import Indices, PointTable, SampleBatch
@@ -28,6 +30,7 @@ _TABLE: Final = struct.Struct("<BI")  # kind, table number; then the names, NUL 
 _BATCH: Final = struct.Struct("<BIIq")  # kind, table number, rows, oldest time; then the four columns
 _KIND_TABLE: Final = 1
 _KIND_BATCH: Final = 2
+_PARTS_A_CALL: Final = 1000  # IOV_MAX is 1024 on Linux
 _READ_BYTES: Final = 1 << 20
 
 
@@ -42,7 +45,7 @@ class SegmentWriter:
         self._table_numbers: dict[int, tuple[PointTable, int]] = {}
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
         try:
-            self._put(_HEADER.pack(_MAGIC, SCHEMA_VERSION))
+            self._put([_HEADER.pack(_MAGIC, SCHEMA_VERSION)])
             self.size = HEADER_BYTES
             _sync_folder(path.parent)
         except OSError:
@@ -52,7 +55,7 @@ class SegmentWriter:
 
     def write(self, batches: list[SampleBatch]) -> None:
         numbers = dict(self._table_numbers)
-        parts: list[bytes] = []
+        parts: list[bytes | memoryview] = []
         for batch in batches:
             known = numbers.get(id(batch.points))
             if known is None:
@@ -60,30 +63,35 @@ class SegmentWriter:
                 names = "\0".join(batch.points.names).encode()
                 parts += _framed(_TABLE.pack(_KIND_TABLE, known[1]), [names])
             head = _BATCH.pack(_KIND_BATCH, known[1], len(batch), int(batch.time_ns.min()))
+            # The columns go to the disk from where they lie.
             columns = [
-                batch.point.astype("<i4", copy=False).tobytes(),
-                batch.time_ns.astype("<i8", copy=False).tobytes(),
-                batch.value.astype("<f8", copy=False).tobytes(),
-                batch.status.astype("<i2", copy=False).tobytes(),
+                _bytes_of(batch.point, "<i4"),
+                _bytes_of(batch.time_ns, "<i8"),
+                _bytes_of(batch.value, "<f8"),
+                _bytes_of(batch.status, "<i2"),
             ]
             parts += _framed(head, columns)
-        data = b"".join(parts)
+        size = sum(map(len, parts))
         try:
-            self._put(data)
+            self._put(parts)
             os.fdatasync(self._fd)
         except OSError:
             self._cut_back()
             raise
-        self.size += len(data)
+        self.size += size
         self._table_numbers = numbers
 
     def close(self) -> None:
         os.close(self._fd)
 
-    def _put(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(self._fd, rest) :]
+    def _put(self, parts: list[bytes | memoryview]) -> None:
+        for start in range(0, len(parts), _PARTS_A_CALL):
+            some = parts[start : start + _PARTS_A_CALL]
+            written = os.writev(self._fd, some)
+            if written < sum(map(len, some)):  # a disk that fills up takes part of it
+                rest = memoryview(b"".join(some))[written:]
+                while rest:
+                    rest = rest[os.write(self._fd, rest) :]
 
     def _cut_back(self) -> None:
         try:
@@ -176,11 +184,15 @@ class SegmentReader:
         )
 
 
-def _framed(head: bytes, rest: list[bytes]) -> list[bytes]:
+def _bytes_of(column: npt.NDArray[Any], dtype: str) -> memoryview:
+    return np.ascontiguousarray(column, dtype).data.cast("B")
+
+
+def _framed(head: bytes, rest: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
     check = zlib.crc32(head)
     for part in rest:
         check = zlib.crc32(part, check)
-    return [_FRAME.pack(len(head) + sum(map(len, rest)), check), head, *rest]
+    return [_FRAME.pack(len(head) + sum(map(len, rest)), check) + head, *rest]
 
 
 def _bodies(data: bytes) -> list[memoryview]:

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 SEGMENT_BYTES: Final = 16 << 20
 MAX_BYTES: Final = 8 << 30
+FULL_ROWS: Final = 10_000  # waiting: synced at once, for a longer pause would save nothing
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -65,7 +66,8 @@ class Spool:
         folder: Made if missing.
         max_bytes: Above this the oldest segment is dropped, delivered or not.
         segment_bytes: A segment is closed once it is this long.
-        sync_interval_s: Least time between two syncs; appends of that time share one (at most 0.2).
+        sync_interval_s: Least time between two syncs; appends of that time share one (at most 0.2). Under a flood
+            the next sync begins as soon as the last is done.
 
     Raises:
         DataFolderError: Another process owns the folder, or a segment is of an unknown version.
@@ -95,6 +97,8 @@ class Spool:
         self._acked = Position(0, HEADER_BYTES, 0)
         self._tail_row = 0
         self._waiters: list[_Waiter] = []
+        self._waiting_rows = 0
+        self._full = asyncio.Event()  # enough rows wait
         self._flusher: asyncio.Task[None] | None = None
         self._last_sync = 0.0
         self._grown = asyncio.Event()
@@ -147,6 +151,9 @@ class Spool:
             raise ValueError("the spool is not open")
         waiter = _Waiter(batch, asyncio.get_running_loop().create_future())
         self._waiters.append(waiter)
+        self._waiting_rows += len(batch)
+        if self._waiting_rows >= FULL_ROWS:
+            self._full.set()
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush(), name="spool-flush")
         await waiter.durable
@@ -212,8 +219,10 @@ class Spool:
         while self._waiters:
             pause_s = self._last_sync + self.sync_interval_s - time.monotonic()
             if pause_s > 0:
-                await asyncio.sleep(pause_s)
-            group, self._waiters = self._waiters, []
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._full.wait(), pause_s)
+            group, self._waiters, self._waiting_rows = self._waiters, [], 0
+            self._full.clear()
             batches = [waiter.batch for waiter in group]
             try:
                 await self._write(batches)
