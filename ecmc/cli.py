@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -44,15 +45,23 @@ def run(
     dsn: Dsn = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
+    parquet: Annotated[
+        bool,
+        typer.Option("--parquet", help="From now on, keep closed months of samples as Parquet files too."),
+    ] = False,
 ) -> None:
     """Collect, compute and serve until SIGTERM or Ctrl-C."""
     from ecmc.compose import run_plant
     from ecmc.folder import read_plant
 
+    if parquet and find_spec("pyarrow") is None:
+        raise BadRequest("--parquet needs pyarrow: pip install 'ecmc[parquet]'")
     _log_to_stderr()
-    run_work(
-        run_plant(read_plant(plant), data, dsn, host, port, lambda address: typer.echo(f"console {address}"))
-    )
+
+    def ready(address: str) -> None:
+        typer.echo(f"console {address}")
+
+    run_work(run_plant(read_plant(plant), data, dsn, host, port, ready, parquet=parquet))
 
 
 @app.command()

@@ -150,6 +150,11 @@ async def recompute_window(
         raise BadRequest(f"--to {end} is not after --from {start}")
     async with opened_store(plant, data, dsn) as store:
         _, engine = await plant_engine(plant, store)
+        kept_ns = await store.computable_from(engine.points)
+        if kept_ns is not None and start_ns < kept_ns:
+            raise BadRequest(
+                f"readings before {rfc3339(kept_ns)} are no longer kept: what was computed from them stands"
+            )
         await settle(plant, store)  # what is new already is no change that this makes
         made = await recompute(
             Pipeline(engine, store, LocalBus(), Health(), SystemClock()),

@@ -55,7 +55,7 @@ from core.store.factor_use import factors_used
 from core.store.postgres import PostgresStore
 from core.store.seam import WriteReport
 from core.store.upkeep import Retention, keep_store
-from ecmc.folder import data_folder
+from ecmc.folder import archive_in, data_folder
 from ecmc.opened import plant_engine
 from ecmc.reload import PlantWatch
 
@@ -73,12 +73,14 @@ async def run_plant(
     port: int,
     ready: Callable[[str], None] | None = None,
     begin: Callable[[PostgresStore, Engine], Awaitable[None]] | None = None,
+    parquet: bool = False,
 ) -> None:
     """Collect, compute and serve until SIGTERM or SIGINT.
 
     Args:
         ready: Told the address once all is up.
         begin: Awaited with the open store before anything is collected.
+        parquet: From now on, keep closed months of samples as files.
     """
     auth = auth_of(os.environ.get("ECMC_AUTH"))
     refuse_open_door(host, auth)
@@ -96,6 +98,9 @@ async def run_plant(
             if store is None:
                 return
             stack.push_async_callback(store.close)
+            store.archive = archive_in(folder)
+            if parquet:
+                store.archive.begin()
             if begin is not None:
                 await begin(store, engine)
             spool = await stack.enter_async_context(Spool(folder / "spool"))
@@ -279,7 +284,7 @@ class Site:
         span = await self._store.span()
         if span is None:
             return
-        kept_ns = await self._store.kept_from(self._pipeline.history.current.points)
+        kept_ns = await self._store.computable_from(self._pipeline.history.current.points)
         start_ns, end_ns = max(start_ns, span[0], kept_ns or 0), min(end_ns, self._clock.now_ns())
         if start_ns <= end_ns:
             await self._store.mark_dirty(start_ns, end_ns, points, reason)

@@ -11,9 +11,10 @@ from core.carbon.factors import FactorLibrary
 from core.engine import Engine
 from core.plant.model import Plant
 from core.registers.shelf import Registers
+from core.settings import default_data_folder
 from core.store.embedded import EmbeddedServer, running_dsn
 from core.store.postgres import PostgresStore
-from ecmc.folder import data_folder
+from ecmc.folder import archive_in, data_folder
 
 
 @asynccontextmanager
@@ -21,6 +22,7 @@ async def opened_store(plant: Plant, data: Path | None, dsn: str | None) -> Asyn
     """A migrated store for one command: on the server given, the one that runs on the data folder, or our own."""
     async with plant_database(plant, data, dsn) as found:
         store = await PostgresStore.open(found, plant)
+        store.archive = archive_in(data or default_data_folder(plant.id))
         try:
             yield store
         finally:

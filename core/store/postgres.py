@@ -25,6 +25,7 @@ from core.samples import NS_PER_S, Floats, Indices, PointTable, SampleBatch, emp
 from core.seal import Seal
 from core.store import bucket as buckets
 from core.store import late, model, reader, result, seals, writer
+from core.store.archive import Archive
 from core.store.bucket import EMISSION, ENERGY, NODE, Family, Sums
 from core.store.gauge import refresh_gauges
 from core.store.refusal import refusals
@@ -72,6 +73,7 @@ class PostgresStore:
         self._space = Space(tier)
         self._zone = ZoneInfo("UTC")
         self._base_interval_s = 60
+        self.archive: Archive | None = None  # closed months in files, where the plant keeps any
 
     @classmethod
     async def open(cls, dsn: str, plant: Plant, at_ns: int | None = None) -> Self:
@@ -187,11 +189,14 @@ class PostgresStore:
         async with self._connection() as connection:
             ids = await self._registry.ids(connection, "point", points)
             known = ids[ids >= 0]
+            names = {name: i for name, i in zip(points, ids.tolist(), strict=True) if i >= 0}
             if as_of_ns is None:
-                rows = await reader.readings(connection, known, start_ns, end_ns, step_spread_ns)
+                rows = await reader.readings(
+                    connection, names, start_ns, end_ns, step_spread_ns, self.archive
+                )
             else:
                 async with late.as_of(connection, self.tier, known.tolist(), start_ns, end_ns, as_of_ns):
-                    rows = await reader.readings(connection, known, start_ns, end_ns, step_spread_ns)
+                    rows = await reader.readings(connection, names, start_ns, end_ns, step_spread_ns)
         place = np.full(int(ids.max(initial=0)) + 1, -1, dtype=np.int32)
         place[known] = np.flatnonzero(ids >= 0)
         index = place[rows.point]
@@ -372,6 +377,15 @@ class PostgresStore:
         async with self._connection() as connection:
             ids = await self._registry.ids(connection, "point", points)
             return await seals.kept_from(connection, ids[ids >= 0].tolist())
+
+    async def computable_from(self, points: Sequence[str]) -> int | None:
+        kept_ns = await self.kept_from(points)
+        if kept_ns is None or self.archive is None:
+            return kept_ns
+        filed_ns, span = self.archive.since(), await self.span()
+        if filed_ns is None or span is None:
+            return kept_ns
+        return None if filed_ns <= span[0] else min(kept_ns, filed_ns)
 
     async def rollup_difference(self, part: WindowResult) -> str | None:
         async with self._connection() as connection:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -11,12 +13,14 @@ import numpy.typing as npt
 
 from core.clock import datetime_of, time_ns_of
 from core.samples import NS_PER_S
+from core.store.archive import Archive, merged
+from core.store.context import with_context
 from core.store.copy import copy_out, time_ns_of_pg
 from core.store.statement import statement
 from core.store.writer import Rows
 
 # Context is nearly always this near; only a point silent for longer is searched for over all its weeks.
-_NEAR_NS = 2 * 86_400 * NS_PER_S
+NEAR_NS = 2 * 86_400 * NS_PER_S
 
 _READINGS = """
 SELECT point_id, time, value, status FROM ecmc.sample
@@ -26,27 +30,81 @@ WHERE point_id = ANY('{{{points}}}'::int[]) AND time >= {start} AND time < {end}
 
 async def readings(
     connection: asyncpg.Connection[Any],
-    points: npt.NDArray[np.int32],
+    names: Mapping[str, int],
     start_ns: int,
     end_ns: int,
     spread_ns: int,
+    archive: Archive | None = None,
 ) -> Rows:
-    """Non-bad readings of [start, end) with their context (see `Store.readings`), sorted by (point, time)."""
+    """Non-bad readings of [start, end) with their context (see `Store.readings`), sorted by (point, time).
+
+    Args:
+        names: The number of each point.
+        archive: Where samples stand that the database may have dropped.
+    """
+    if archive is not None and archive.since() is None:
+        archive = None
+    far_ns = NEAR_NS + spread_ns
+    if archive is not None and archive.reaches(start_ns - far_ns, end_ns + far_ns):
+        return await _with_files(connection, archive, names, start_ns, end_ns, spread_ns)
+    points = np.array(list(names.values()), dtype=np.int32)
     inside = await _inside(connection, points, start_ns, end_ns)
     bounds = await connection.fetch(
         "SELECT point_id, first_time, time FROM ecmc.latest WHERE point_id = ANY($1)", points.tolist()
     )
     first_ns = {row["point_id"]: time_ns_of(row["first_time"]) for row in bounds}
     last_ns = {row["point_id"]: time_ns_of(row["time"]) for row in bounds}
-    before = await _before(connection, first_ns, start_ns, spread_ns)
+    before, short = await _before(connection, first_ns, start_ns, spread_ns)
     after = await _after(connection, last_ns, end_ns, spread_ns)
     parts = [before, inside, after]
+    if archive is not None and short:  # a point silent for so long that what it said before has been dropped
+        silent = {name: number for name, number in names.items() if number in short}
+        parts = [part.take(~np.isin(part.point, list(short))) for part in parts]
+        parts.append(await _with_files(connection, archive, silent, start_ns, end_ns, spread_ns))
     point = np.concatenate([p.point for p in parts])
     time_ns = np.concatenate([p.time_ns for p in parts])
     order = np.lexsort((time_ns, point))
     value = np.concatenate([p.value for p in parts])
     status = np.concatenate([p.status for p in parts])
     return Rows(point[order], time_ns[order], value[order], status[order])
+
+
+async def _with_files(
+    connection: asyncpg.Connection[Any],
+    archive: Archive,
+    names: Mapping[str, int],
+    start_ns: int,
+    end_ns: int,
+    spread_ns: int,
+) -> Rows:
+    """The same out of the database and the files together."""
+    ids = np.array(list(names.values()), dtype=np.int32)
+    bounds = await connection.fetch(
+        "SELECT min(first_time), max(time) FROM ecmc.latest WHERE point_id = ANY($1)", ids.tolist()
+    )
+    if bounds[0][0] is None:
+        return _rows([])
+    first_ns, last_ns = time_ns_of(bounds[0][0]), time_ns_of(bounds[0][1]) + 1000
+    reach_ns = NEAR_NS + spread_ns
+    found: list[Rows] = []
+    while names:
+        from_ns, to_ns = start_ns - reach_ns, end_ns + reach_ns
+        stored = await _inside(connection, np.array(list(names.values()), dtype=np.int32), from_ns, to_ns)
+        filed = await asyncio.to_thread(archive.rows, names, from_ns, to_ns)
+        picked = with_context(merged(stored, filed), start_ns, end_ns, spread_ns, to_ns)
+        silent = set(names.values()) - set(picked.rows.point.tolist())
+        further: set[int] = set()
+        if from_ns > first_ns:
+            further |= picked.short_before | silent
+        if to_ns < last_ns:
+            further |= picked.short_after | silent
+        found.append(picked.rows.take(~np.isin(picked.rows.point, list(further))))
+        names = {name: number for name, number in names.items() if number in further}
+        reach_ns *= 8
+    all_rows = _rows([])
+    for rows in found:
+        all_rows = merged(all_rows, rows)
+    return all_rows
 
 
 async def _inside(
@@ -64,9 +122,10 @@ async def _inside(
 
 async def _before(
     connection: asyncpg.Connection[Any], first_ns: dict[int, int], start_ns: int, spread_ns: int
-) -> Rows:
+) -> tuple[Rows, set[int]]:
+    """The context before, and the points that had samples before what was found of them."""
     ids = [point for point, first in first_ns.items() if first < start_ns]
-    near_ns = start_ns - _NEAR_NS - spread_ns
+    near_ns = start_ns - NEAR_NS - spread_ns
     found = await _context(connection, "context_before", ids, start_ns, near_ns, spread_ns)
     whole = {row["point_id"] for row in found if row["step"] == 3}
     far = [point for point in ids if point not in whole and first_ns[point] < near_ns]
@@ -74,23 +133,31 @@ async def _before(
         reach_ns = min(first_ns[point] for point in far)
         more = await _context(connection, "context_before", far, start_ns, reach_ns, spread_ns)
         found = [row for row in found if row["point_id"] not in set(far)] + more
-    return _rows(found)
+    rows = _rows(found)
+    oldest_ns: dict[int, int] = {}
+    for point, time_ns in zip(rows.point.tolist(), rows.time_ns.tolist(), strict=True):
+        oldest_ns[point] = min(time_ns, oldest_ns.get(point, time_ns))
+    whole = {row["point_id"] for row in found if row["step"] == 3}
+    return rows, {p for p in ids if p not in whole and first_ns[p] < oldest_ns.get(p, start_ns)}
 
 
 async def _after(
     connection: asyncpg.Connection[Any], last_ns: dict[int, int], end_ns: int, spread_ns: int
 ) -> Rows:
     ids = [point for point, last in last_ns.items() if last >= end_ns]
-    near_ns = end_ns + _NEAR_NS + spread_ns
+    near_ns = end_ns + NEAR_NS + spread_ns
     found = await _context(connection, "context_after", ids, end_ns, near_ns, spread_ns)
-    steps: dict[int, set[int]] = {}
+    steps: dict[int, dict[int, int]] = {}
     for row in found:
-        steps.setdefault(row["point_id"], set()).add(row["step"])
+        steps.setdefault(row["point_id"], {})[row["step"]] = time_ns_of(row["time"])
     far = [
         point
         for point in ids
         if last_ns[point] > near_ns
-        and (1 not in (has := steps.get(point, set())) or (2 in has and 3 not in has))
+        and (
+            1 not in (has := steps.get(point, {}))
+            or (3 not in has and (2 in has or has[1] + spread_ns > near_ns))
+        )
     ]
     if far:
         reach_ns = max(last_ns[point] for point in far)

@@ -315,6 +315,9 @@ class Store(Protocol):
     async def kept_from(self, points: Sequence[str]) -> int | None:
         """From when on all readings of these points are still there; None where none was dropped."""
 
+    async def computable_from(self, points: Sequence[str]) -> int | None:
+        """The same, counting those that stand in files: what can be computed again as things are now."""
+
     async def rollup_difference(self, part: WindowResult) -> str | None:
         """The first roll-up that is not the sum of these stored intervals."""
 

@@ -136,21 +136,22 @@ async def chunks_of(connection: Connection, table: Table) -> list[Chunk]:
         )
     if span is None or span[0] is None:
         return []
-    cut = _weeks(span[0], span[1]) if table.name == SAMPLE else _months(span[0], span[1])
-    return [Chunk(table, start, end) for start, end in pairwise(cut)]
+    between = _weeks_between if table.name == SAMPLE else months_between
+    return [Chunk(table, start, end) for start, end in between(span[0], span[1])]
 
 
-def _weeks(first: datetime, last: datetime) -> list[datetime]:
-    weeks = range(week_of(time_ns_of(first)), week_of(time_ns_of(last)) + 2)
-    return [datetime_of(week_start_ns(week)) for week in weeks]
-
-
-def _months(first: datetime, last: datetime) -> list[datetime]:
+def months_between(first: datetime, last: datetime) -> list[tuple[datetime, datetime]]:
+    """Start and end of every month, UTC, from the one a time lies in to the one another lies in."""
     first, last = first.astimezone(UTC), last.astimezone(UTC)
-    cut = [datetime(first.year, first.month, 1, tzinfo=UTC)]
-    while cut[-1] <= last:
-        cut.append((cut[-1] + timedelta(days=31)).replace(day=1))
-    return cut
+    cuts = [datetime(first.year, first.month, 1, tzinfo=UTC)]
+    while cuts[-1] <= last:
+        cuts.append((cuts[-1] + timedelta(days=31)).replace(day=1))
+    return list(pairwise(cuts))
+
+
+def _weeks_between(first: datetime, last: datetime) -> list[tuple[datetime, datetime]]:
+    weeks = range(week_of(time_ns_of(first)), week_of(time_ns_of(last)) + 2)
+    return list(pairwise(datetime_of(week_start_ns(week)) for week in weeks))
 
 
 async def is_empty(connection: Connection, chunk: Chunk) -> bool:

@@ -46,9 +46,17 @@ async def keep_store(store: PostgresStore, clock: Clock, retention: Retention) -
 
 
 async def tidy(store: PostgresStore, now_ns: int, retention: Retention) -> None:
-    """Drop and compress what is old enough."""
+    """Drop and compress what is old enough; where closed months are kept in files, only what is in them."""
+    until_ns = now_ns
+    if store.archive is not None and store.archive.is_kept():
+        try:
+            until_ns = await store.archive.keep_up(store.pool)
+        except OSError as why:
+            log.warning("samples not archived, none dropped", extra={"why": str(why)})
+            return
     dropped = await store.retain(
-        now_ns - retention.other_days * _DAY_NS, now_ns - retention.feeding_days * _DAY_NS
+        min(until_ns, now_ns - retention.other_days * _DAY_NS),
+        min(until_ns, now_ns - retention.feeding_days * _DAY_NS),
     )
     chunks = await store.compress(now_ns - retention.compress_after_days * _DAY_NS)
     if dropped or chunks:
