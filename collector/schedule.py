@@ -18,7 +18,7 @@ import heapq
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from core.clock import NS_PER_S, Clock, SystemClock
 
@@ -62,19 +62,23 @@ class _Device:
     generation: int = 0  # entries of an older one are void
 
 
-@dataclass(slots=True, order=True)
+@dataclass(slots=True, eq=False)
 class _Entry:
-    rank: int  # lower goes first
+    """A job's next turn. Heaps hold it behind what they go by, for tuples of numbers compare fastest."""
+
     due_ns: int
     order: int
-    generation: int = field(compare=False)
-    device: _Device = field(compare=False)
-    job: int = field(compare=False)
-    taken: bool = field(default=False, compare=False)
+    generation: int
+    device: _Device
+    job: int
+    taken: bool = False
 
     @property
     def void(self) -> bool:
         return self.taken or self.generation != self.device.generation
+
+
+_Ranked = tuple[int, int, int, _Entry]  # priority turned round, due time, order
 
 
 def phase_ns(device: str, period_ns: int) -> int:
@@ -95,8 +99,8 @@ class Schedule:
     def __init__(self) -> None:
         self._devices: dict[str, _Device] = {}
         self._later: list[tuple[int, int, _Entry]] = []  # by due time
-        self._healthy: list[_Entry] = []  # due, by rank
-        self._suspect: list[_Entry] = []  # due, of devices that failed last time
+        self._healthy: list[_Ranked] = []  # due, highest priority first
+        self._suspect: list[_Ranked] = []  # due, of devices that failed last time
         self._starving: list[
             tuple[int, int, _Entry]
         ] = []  # due, not of the highest priority; by when they starve
@@ -197,9 +201,9 @@ class Schedule:
 
     def _wait(self, entry: _Entry) -> None:
         if entry.device.failures:
-            heapq.heappush(self._suspect, entry)
+            heapq.heappush(self._suspect, (-entry.device.priority, entry.due_ns, entry.order, entry))
             return
-        heapq.heappush(self._healthy, entry)
+        heapq.heappush(self._healthy, (-entry.device.priority, entry.due_ns, entry.order, entry))
         if entry.device.priority < self._highest:
             period_ns = entry.device.jobs[entry.job].period_ns
             starves_ns = entry.due_ns + max(PERIODS_TO_STARVE * period_ns, STARVES_NO_SOONER_NS)
@@ -210,9 +214,9 @@ class Schedule:
             entry = heapq.heappop(self._starving)[2]
             entry.device.held_back += 1
             return entry
-        if self._suspect and (not self._healthy or self._waited_long(self._suspect[0], now_ns)):
-            return heapq.heappop(self._suspect)
-        return heapq.heappop(self._healthy) if self._healthy else None
+        if self._suspect and (not self._healthy or self._waited_long(self._suspect[0][3], now_ns)):
+            return heapq.heappop(self._suspect)[3]
+        return heapq.heappop(self._healthy)[3] if self._healthy else None
 
     def _waited_long(self, entry: _Entry, now_ns: int) -> bool:
         period_ns = entry.device.jobs[entry.job].period_ns
@@ -226,7 +230,7 @@ class Schedule:
 
     def _drop_void(self) -> None:
         for queue in (self._healthy, self._suspect):
-            while queue and queue[0].void:
+            while queue and queue[0][3].void:
                 heapq.heappop(queue)
         for timed in (self._later, self._starving):
             while timed and timed[0][2].void:
@@ -245,7 +249,7 @@ class Schedule:
 
     def _push(self, device: _Device, job: int, due_ns: int) -> None:
         self._order += 1
-        entry = _Entry(-device.priority, due_ns, self._order, device.generation, device, job)
+        entry = _Entry(due_ns, self._order, device.generation, device, job)
         heapq.heappush(self._later, (due_ns, self._order, entry))
 
 
