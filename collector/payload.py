@@ -2,7 +2,8 @@
 
 A path names keys from the root, `$.ENERGY.Power`; `[0]` takes one element,
 `[]` all of them, `*` every value of an object, `[addr=0012]` the elements whose
-key has that value, `['Meter 1']` a key with signs in it. A key asked of a list
+key has that value, `[addr=*]` those that have the key at all, `[online!=0]` those
+whose key has not that value or is missing, `['Meter 1']` a key with signs in it. A key asked of a list
 is asked of each of its elements. The time that belongs to a value is looked
 for in the objects passed on the way to it, so that a list of records with
 their own times gives each value its own.
@@ -31,7 +32,7 @@ NO_VALUE: Final = frozenset({"", "-", "--", "---", "null", "none", "n/a", "nan"}
 
 _STEP = re.compile(
     r"\.?(?:(?P<any>\*)|\['(?P<quoted>[^']+)'\]|\[(?P<index>\d+)\]|(?P<all>\[\*?\])"
-    r"|\[(?P<where>[^=\]]+)=(?P<equal>[^\]]*)\]|(?P<key>[^.\[\]*]+))"
+    r"|\[(?P<where>[^=!\]]+)(?P<unequal>!?)=(?P<equal>[^\]]*)\]|(?P<key>[^.\[\]*]+))"
 )
 
 
@@ -43,6 +44,12 @@ class _All:
 class _Where:
     key: str
     equal: str
+    unequal: bool
+
+    def holds(self, element: dict[str, Any]) -> bool:
+        if self.equal == "*":
+            return self.key in element
+        return (str(element.get(self.key)) == self.equal) != self.unequal
 
 
 _ALL = _All()
@@ -80,7 +87,7 @@ class JsonPath:
             elif match["index"]:
                 steps.append(int(match["index"]))
             elif match["where"]:
-                steps.append(_Where(match["where"], match["equal"].strip("'\"")))
+                steps.append(_Where(match["where"], match["equal"].strip("'\""), bool(match["unequal"])))
             else:
                 steps.append(match["quoted"] or match["key"])
         self._steps = tuple(steps)
@@ -129,7 +136,7 @@ def _walk(
         elif isinstance(step, _All):
             for inner in value.values():
                 yield from _walk(inner, rest, passed, True)
-        elif isinstance(step, _Where) and str(value.get(step.key)) == step.equal:
+        elif isinstance(step, _Where) and step.holds(value):
             yield from _walk(value, rest, trail, one_of_many)
     elif isinstance(value, list):
         if isinstance(step, int):

@@ -290,9 +290,20 @@ class BrokerDriver:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(settle, future, result)
 
+        def fail(why: str) -> None:
+            for future in (connected, subscribed):
+                if not future.done():
+                    future.set_exception(DeviceUnreachable(f"{self._where}: {why}"))
+                    future.exception()  # one of them may have nobody waiting
+
+        def lost(reason: Any) -> None:
+            self._lose(f"link lost: {reason}", client)
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(fail, f"link lost: {reason}")
+
         client.on_connect = lambda _c, _u, _flags, reason, _p: tell(connected, reason)
         client.on_subscribe = lambda _c, _u, _mid, reasons, _p: tell(subscribed, reasons)
-        client.on_disconnect = lambda _c, _u, _flags, reason, _p: self._lose(f"link lost: {reason}", client)
+        client.on_disconnect = lambda _c, _u, _flags, reason, _p: lost(reason)
         client.on_message = self._received_whole
         client.take = self._received
         self._lost = None

@@ -83,6 +83,8 @@ class MqttDriver(BrokerDriver):
         self._tags: dict[str, list[_Tag]] = {}  # by topic filter
         self._heard: dict[str, _Heard] = {}
         self._by_topic: dict[str, _Topic] = {}
+        self._filters: dict[str, list[str]] = {device.id: [] for device in self._devices}
+        self._unheard: set[str] = set()
         paths: dict[str | None, JsonPath | None] = {None: None, "": None}
         for device in self._devices:
             longest_s = max((plant.point_by_id[name].period_s for name in device.points), default=1.0)
@@ -97,11 +99,15 @@ class MqttDriver(BrokerDriver):
             path, time_path = paths[source.json_path], paths[source.time_path]
             tag = _Tag(slot, str(point.device), path, time_path, source.reduce)
             self._tags.setdefault(source.topic, []).append(tag)
+            if source.topic not in self._filters[tag.device]:
+                self._filters[tag.device].append(source.topic)
+        self._unheard.update(self._tags)
 
     def devices(self) -> Mapping[str, DeviceState]:
         now_ns = self._clock.now_ns()
         states = {}
         for device, heard in self._heard.items():
+            unheard = [topic for topic in self._filters[device] if topic in self._unheard][:5]
             silent_s = (now_ns - max(heard.last_ns, self._since_ns)) / NS_PER_S
             if self._lost is not None or not self._up:
                 up, detail = False, self._lost or "connecting"
@@ -111,6 +117,8 @@ class MqttDriver(BrokerDriver):
                 up, detail = True, f"payload not readable: {heard.bad}"
             elif self._refused:
                 up, detail = True, f"subscription refused: {', '.join(self._refused)}"
+            elif unheard and heard.last_ns:  # a broker's access list may hold messages back without a word
+                up, detail = True, f"connected, nothing yet on {', '.join(unheard)}"
             else:
                 up, detail = True, "connected" if heard.last_ns else "no message yet"
             counters = {**heard.counters, "messages_dropped": self._dropped}
@@ -144,8 +152,9 @@ class MqttDriver(BrokerDriver):
     def _topic(self, name: str) -> _Topic:
         topic = self._by_topic.get(name)
         if topic is None:
-            matching = [of_it for wanted, of_it in self._tags.items() if topic_matches_sub(wanted, name)]
-            topic = _topic_of([tag for of_it in matching for tag in of_it])
+            matching = [wanted for wanted in self._tags if topic_matches_sub(wanted, name)]
+            self._unheard.difference_update(matching)
+            topic = _topic_of([tag for wanted in matching for tag in self._tags[wanted]])
             if len(self._by_topic) < KNOWN_TOPICS:
                 self._by_topic[name] = topic
         return topic

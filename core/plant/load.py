@@ -41,7 +41,7 @@ from core.plant.model import (
 )
 from core.plant.network import Measured, checked_id, read_edges, read_nodes, region_codes
 from core.plant.pointlist import POINT_ID, point_list_file, read_point_list, topic_faults
-from core.plant.profile import MODBUS, Profile, ProfileShelf, device_point, filled_topic
+from core.plant.profile import MODBUS, Profile, ProfileShelf, device_point, filled_path, filled_topic
 from core.plant.statement import read_products, read_statement
 
 SHIPPED = "shipped"  # where kept documents have the profiles that are not the plant's own
@@ -302,7 +302,7 @@ class _Reading:
             topic_names = _topic_names(one, device, profile)
             self._profile_points(one, device, profile, topic_names)
             if device.connection in self.connections:
-                topic = tuple(topic_names[name] for name in sorted(profile.placeholders))
+                topic = tuple(topic_names[name] for name in sorted(profile.placeholders | profile.path_names))
                 what = (device.connection, profile.id, device.unit_id, topic)
                 other = reads.setdefault(what, device.id)
                 if other != device.id:
@@ -384,7 +384,10 @@ class _Reading:
             )
             if isinstance(point.source, MqttSource):
                 topic = filled_topic(point.source.topic, topic_names)
-                point = replace(point, source=replace(point.source, topic=topic))
+                path = filled_path(point.source.json_path, topic_names)
+                time_path = filled_path(point.source.time_path or "", topic_names) or None
+                source = replace(point.source, topic=topic, json_path=path, time_path=time_path)
+                point = replace(point, source=source)
             ids.append(point.id)
             self.points[point.id] = point
             self.places[point.id] = one.place("id")
@@ -505,17 +508,21 @@ def _topic_names(one: Entry, device: Device, profile: Profile) -> Mapping[str, s
     if given is not None:
         for name in given.data:
             value = given.text(str(name))
-            if name not in profile.placeholders:
-                known = sorted(profile.placeholders) or ["none"]
+            if name not in profile.placeholders | profile.path_names:
+                known = sorted(profile.placeholders | profile.path_names) or ["none"]
                 given.fault(
                     str(name), f"the topics of {profile.id} have no {{{name}}}, but {', '.join(known)}"
                 )
             names[str(name)] = value
-            for reason in topic_faults(value):
+            for reason in topic_faults(value) if name in profile.placeholders else ():
                 given.fault(str(name), reason)
+            if name in profile.path_names and any(sign in value for sign in "'[]"):
+                given.fault(str(name), f"{name} is {value!r}, wanted a key without quotes and brackets")
     for name in sorted(profile.placeholders - names.keys()):
         one.fault("topic", f"profile {profile.id} needs topic: {{{name}: …}}")
         names[name] = ""
+    for name in profile.path_names - names.keys():
+        names[name] = "*"
     return names
 
 

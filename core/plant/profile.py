@@ -31,6 +31,7 @@ QUANTITIES_FILE = "_quantities.yaml"
 CONVENTIONS_FILE = "mqtt_conventions.yaml"
 MODBUS = frozenset({Protocol.MODBUS_TCP, Protocol.MODBUS_RTU, Protocol.MODBUS_RTU_TCP, Protocol.MODBUS_TLS})
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_PATH_PLACEHOLDER = re.compile(r"(=?)\{(\w+)\}")
 _SIGNED = ("int16", "int32", "int64")
 _UNSIGNED = ("uint16", "uint32", "uint64")
 
@@ -53,6 +54,7 @@ class Profile:
         secondary_side: Values stand on the secondary side of transformers: a device must state its ratios.
         placeholders: Names in braces its MQTT topics hold.
         options: What a driver should know of the model: max_registers, connect_delay_s, sunspec_candidates.
+        path_names: Names in braces its JSON paths hold; one that is not given stands for any.
     """
 
     id: str
@@ -62,6 +64,7 @@ class Profile:
     secondary_side: bool = False
     placeholders: frozenset[str] = frozenset()
     options: Mapping[str, object] = field(default_factory=dict)
+    path_names: frozenset[str] = frozenset()
 
 
 class ProfileShelf:
@@ -400,17 +403,23 @@ def _read_convention(entry: Entry, profile_id: str, quantities: Mapping[str, Qua
             points.append(ProfilePoint(quantity, source))
     entry.finish()
     names = {name for point in points for name in placeholders(_topic_of(point))}
+    path_names = {name for point in points for name in placeholders(f"{_path_of(point)} {time_path}")}
     return Profile(
         profile_id,
         frozenset({Protocol.MQTT}),
         tuple(points),
         secondary_side=secondary_side,
         placeholders=frozenset(names),
+        path_names=frozenset(path_names),
     )
 
 
 def _topic_of(point: ProfilePoint) -> str:
     return point.source.topic if isinstance(point.source, MqttSource) else ""
+
+
+def _path_of(point: ProfilePoint) -> str:
+    return point.source.json_path if isinstance(point.source, MqttSource) else ""
 
 
 def placeholders(topic: str) -> list[str]:
@@ -421,6 +430,16 @@ def placeholders(topic: str) -> list[str]:
 def filled_topic(topic: str, names: Mapping[str, str]) -> str:
     """The topic with its names in braces replaced; one that is not given stays."""
     return _PLACEHOLDER.sub(lambda match: names.get(match[1], match[0]), topic)
+
+
+def filled_path(path: str, names: Mapping[str, str]) -> str:
+    """The path with its names in braces replaced, after a comparison by the value, else by the key of that name."""
+
+    def filled(match: re.Match[str]) -> str:
+        value = names.get(match[2], "*")
+        return f"={value}" if match[1] else "*" if value == "*" else f"['{value}']"
+
+    return _PATH_PLACEHOLDER.sub(filled, path)
 
 
 def json_path(text: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import socket
 import subprocess
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -32,13 +35,13 @@ def free_port() -> int:
         return port
 
 
-def make_certificate(certificate_file: Path, key_file: Path) -> None:
+def make_certificate(certificate_file: Path, key_file: Path, name: str = "broker") -> None:
     """A self-signed certificate for 127.0.0.1, good for a day."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "broker")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
     certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - timedelta(minutes=5))
         .not_valid_after(now + timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
@@ -56,29 +59,65 @@ class Broker:
     """mosquitto with its state on disk, so that it can be stopped and started again."""
 
     def __init__(self, folder: Path, tls: bool = False) -> None:
-        self.port, self.tls_port = free_port(), free_port()
+        self.port, self.tls_port, self.mutual_port = free_port(), free_port(), free_port()
         folder.chmod(0o777)
+        self._folder = folder
         self._config = folder / "mosquitto.conf"
         passwords, access = folder / "passwords", folder / "access"
         passwords.write_text("reader:right\n")
         passwords.chmod(0o600)
         if MOSQUITTO is not None and (hasher := shutil.which("mosquitto_passwd")):
             subprocess.run([hasher, "-U", str(passwords)], check=True)
-        access.write_text("topic readwrite #\n\nuser reader\ntopic read plant/#\n")
+        access.write_text(
+            "topic readwrite #\n\nuser reader\ntopic read plant/#\n\nuser meters\ntopic read plant/#\n"
+        )
         self._config.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\npassword_file {passwords}\n"
             f"acl_file {access}\nmax_queued_messages 100000\nmax_inflight_messages 1000\n"
             f"persistence true\npersistence_location {folder}/\nuser root\n"
         )
         self.certificate = folder / "broker.pem"
+        self.client_certificate, self.client_key = folder / "meters.pem", folder / "meters.key"
         if tls:
             key = folder / "broker.key"
             make_certificate(self.certificate, key)
+            make_certificate(self.client_certificate, self.client_key, "meters")
             with self._config.open("a") as config:
                 config.write(
                     f"listener {self.tls_port} 127.0.0.1\ncertfile {self.certificate}\nkeyfile {key}\n"
+                    f"listener {self.mutual_port} 127.0.0.1\ncertfile {self.certificate}\nkeyfile {key}\n"
+                    f"cafile {self.client_certificate}\nrequire_certificate true\n"
+                    "use_identity_as_username true\n"
                 )
         self._process: subprocess.Popen[bytes] | None = None
+
+    def refuse_by_plugin(self, plugin: Path) -> None:
+        """Answer a subscription to anything but plant/# with a refusal; an access list only keeps silent."""
+        salt = b"twelve bytes"
+        digest = hashlib.pbkdf2_hmac("sha512", b"right", salt, 101)
+        users = self._folder / "users.json"
+        reads = {"acltype": "subscribePattern", "topic": "plant/#", "allow": True}
+        login = {"password": b64encode(digest).decode(), "salt": b64encode(salt).decode(), "iterations": 101}
+        everybody = {
+            "publishClientSend": True,
+            "publishClientReceive": True,
+            "subscribe": False,
+            "unsubscribe": True,
+        }
+        users.write_text(
+            json.dumps(
+                {
+                    "defaultACLAccess": everybody,
+                    "clients": [{"username": "reader", **login, "roles": [{"rolename": "reads"}]}],
+                    "roles": [{"rolename": "reads", "acls": [reads]}],
+                }
+            )
+        )
+        users.chmod(0o600)
+        self._config.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nuser root\n"
+            f"plugin {plugin}\nplugin_opt_config_file {users}\n"
+        )
 
     def start(self) -> None:
         assert MOSQUITTO is not None
@@ -97,6 +136,10 @@ class Broker:
             self._process.terminate()
             self._process.wait()
             self._process = None
+
+    def forget(self) -> None:
+        """Sessions and queues, as of a broker without persistence; while it is stopped."""
+        (self._folder / "mosquitto.db").unlink()
 
 
 class Gateway:

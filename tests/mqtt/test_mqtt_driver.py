@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from collector.drivers.mqtt import MqttDriver
 from collector.spool import Spool
@@ -74,6 +76,39 @@ async def test_a_payload_becomes_a_sample_at_its_own_time(
 
     # Where topic filters overlap, the broker may send a message once for each of them.
     assert set(rows) == {("power", then, 12.5, quality.GOOD), ("scaled", then, 1.0125, quality.GOOD)}
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+async def test_a_message_is_the_same_with_every_qos_property_and_length(
+    broker: Any, gateway: Any, plant_of: Callable[..., Plant], version: str
+) -> None:
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.UserProperty = [("line", "4"), ("线", "四" * 60)]
+    properties.ContentType, properties.MessageExpiryInterval = "application/json", 3600
+    topic = "plant/" + "车间" * 40 + "/m1"
+    points = {"power": MqttSource("plant/+/m1", "$.v.P", time_path="$.ts")}
+    start = at(600)
+    async with opened(plant_of(broker.port, points, version=version, qos=2)) as reading:
+        for k in range(30):
+            padding = (
+                " " * (0, 3, 110, 16_400, 70_000)[k % 5]
+            )  # one to three bytes of length, more than one read
+            sent = gateway._client.publish(
+                topic,
+                message(float(k), start + k * NS_PER_S) + padding,
+                k % 3,
+                properties=properties if k % 2 else None,
+            )
+            await asyncio.to_thread(sent.wait_for_publish, 5.0)
+        rows = await reading.until(lambda rows: len(rows) == 30)
+
+        assert reading.driver.devices()["gw"].counters["bad_payloads"] == 0
+    assert {row[1:3] for row in rows} == {(start + k * NS_PER_S, float(k)) for k in range(30)}
+    async with opened(
+        plant_of(broker.port, points, version=version, qos=2)
+    ) as again:  # all were acknowledged
+        with pytest.raises(TimeoutError):
+            await again.until(lambda rows: rows, within_s=0.4)
 
 
 async def test_a_bare_number_is_dated_on_arrival(
