@@ -17,12 +17,16 @@ from core.samples import SampleBatch
 
 @dataclass(frozen=True, slots=True)
 class DeviceState:
-    """One device as its driver sees it now; `counters` are running totals (requests, missed_ticks, timeouts …)."""
+    """One device as its driver sees it now; `counters` are running totals (requests, missed_ticks, timeouts …).
+
+    `warning` is what will go wrong although all is well yet, such as a certificate about to expire.
+    """
 
     up: bool
     since_ns: int
     detail: str
     counters: Mapping[str, int]
+    warning: str = ""
 
 
 class Driver(Protocol):

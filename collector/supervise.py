@@ -130,6 +130,8 @@ class Link:
         if down:
             named = ", ".join(down[:5]) + (" …" if len(down) > 5 else "")
             self._health.report(part, Status.DEGRADED, f"{len(down)} of {len(devices)} devices down: {named}")
+        elif warnings := sorted({device.warning for device in devices.values() if device.warning}):
+            self._health.report(part, Status.DEGRADED, "; ".join(warnings))
         else:
             self._health.report(part, Status.OK, f"{len(devices)} devices")
 

@@ -21,6 +21,9 @@ ENGINE_WINDOWS = Counter("ecmc_engine_windows", "Windows computed and written")
 
 DEVICE_UP = Gauge("ecmc_device_up", "1 where the device answers, 0 where it does not", ["device"])
 DEVICE_COUNT = Gauge("ecmc_device_count", "Running totals of a device's driver", ["device", "counter"])
+CERTIFICATE_DAYS = Gauge(
+    "ecmc_certificate_days", "Days a certificate of a connection is still valid", ["connection", "whose"]
+)
 
 ALERTS = Gauge("ecmc_alerts", "Alarms by state", ["state"])
 

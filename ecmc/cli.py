@@ -15,7 +15,7 @@ import typer
 
 from core.clock import rfc3339
 from core.errors import BadRequest, EcmcError, Fault, FaultyInput
-from ecmc import export, tools, vault
+from ecmc import certificate, export, tools, vault
 from ecmc.loop import run_work
 from ecmc.option import DataFolder, Dsn, PlantFolder
 from ecmc.progress import progress_bar
@@ -24,6 +24,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(tools.app)
 app.add_typer(vault.app)
 app.add_typer(export.app)
+app.add_typer(certificate.app)
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the API and console; 0 takes a free one.")]

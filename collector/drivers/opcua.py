@@ -20,7 +20,7 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,13 +29,17 @@ from typing import Any, Final, Self, TypeVar
 import numpy as np
 from asyncua import Client, ua
 from asyncua.crypto import security_policies
+from asyncua.crypto.uacrypto import CertProperties, x509_from_der
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from collector import pki
 from collector.delivery import Delivery, plausible
 from collector.driver import DeviceState
 from core import quality
 from core.clock import NS_PER_S, Clock, SystemClock
-from core.errors import DeviceRefused, DeviceUnreachable
+from core.errors import BadRequest, DeviceRefused, DeviceUnreachable
+from core.metrics import CERTIFICATE_DAYS
 from core.plant.model import Connection, Kind, OpcuaSource, Plant, Point
 from core.samples import NS_PER_US, SampleBatch, concatenate
 
@@ -54,6 +58,15 @@ REFUSED_RETRY_S: Final = 600.0
 
 T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MODES: Final = {
+    "Basic256Sha256_Sign": ua.MessageSecurityMode.Sign,
+    "Basic256Sha256_SignAndEncrypt": ua.MessageSecurityMode.SignAndEncrypt,
+}
+_OURS_REFUSED = (
+    ua.StatusCodes.BadCertificateUntrusted,
+    ua.StatusCodes.BadSecurityChecksFailed,
+    ua.StatusCodes.BadCertificateInvalid,
+)
 _REFUSALS = (
     ua.StatusCodes.BadUserAccessDenied,
     ua.StatusCodes.BadIdentityTokenRejected,
@@ -101,14 +114,16 @@ class OpcuaDriver:
     """One OPC UA session.
 
     Options of the connection: `url`; `security` (`none`, `Basic256Sha256_Sign`,
-    `Basic256Sha256_SignAndEncrypt`) with `cert_file`, `key_file` and, to trust one server only,
-    `server_cert_file`; `username`, `password_env`; `mode` (`subscribe`, `read`); `timeout_s`, `session_timeout_s`,
-    `publish_interval_s`, `queue_size`.
+    `Basic256Sha256_SignAndEncrypt`) with `certificate`, `private_key` and, to trust one server only,
+    `server_certificate` instead of the plant's trust list (collector/pki.py); `username`, `password_env`, or
+    `user_certificate`, `user_private_key`; `mode` (`subscribe`, `read`); `timeout_s`, `session_timeout_s`,
+    `publish_interval_s`, `sampling_interval_s`, `queue_size`.
     """
 
     def __init__(self, plant: Plant, connection: Connection, clock: Clock | None = None) -> None:
         self.name = connection.id
         self._folder = Path(plant.folder)
+        self._certificates: dict[str, x509.Certificate] = {}  # by whose they are
         self._clock = clock or SystemClock()
         self._devices = [device for device in plant.devices if device.connection == connection.id]
         self._options = connection.options
@@ -160,6 +175,8 @@ class OpcuaDriver:
                 await self._begin()
         except BaseException as why:
             await self._disconnect()
+            if isinstance(why, BadRequest):  # a certificate of ours that is none
+                raise DeviceRefused(f"{self.name}: {why}") from why
             if isinstance(why, DeviceRefused) or not isinstance(why, Exception):
                 raise
             raise self._failure(why) from why
@@ -188,13 +205,14 @@ class OpcuaDriver:
 
     def devices(self) -> Mapping[str, DeviceState]:
         states = {}
+        warning = self._expiry_warning()
         for device, slots in self._slots_of_device.items():
             bad = int(quality.is_bad(self._last_status[slots]).sum())
             detail = self._detail
             if self._up and bad:
                 detail = f"{bad} of {len(slots)} points bad"
             up = self._up and (bad < len(slots) or not slots)
-            states[device] = DeviceState(up, self._since_ns, detail, dict(self._counters))
+            states[device] = DeviceState(up, self._since_ns, detail, dict(self._counters), warning)
         return states
 
     async def __aexit__(self, *exc: object) -> None:
@@ -220,6 +238,10 @@ class OpcuaDriver:
         if username:
             client.set_user(str(username))
             client.set_password(self._password())
+        if self._options.get("user_certificate"):
+            await client.load_client_certificate(self._file("user_certificate"))
+            await client.load_private_key(self._file("user_private_key"))
+            self._certificates["user"] = await self._own("user_certificate", "the user's certificate")
         await self._secure(client)
 
         async def lost(why: Exception) -> None:
@@ -237,31 +259,75 @@ class OpcuaDriver:
         return os.environ[str(name)]
 
     async def _secure(self, client: Client) -> None:
-        wanted = str(self._options.get("security") or "none").lower().replace("_", "").replace("-", "")
+        wanted = str(self._options.get("security") or "none")
         if wanted == "none":
             return
-        modes = {
-            "basic256sha256sign": ua.MessageSecurityMode.Sign,
-            "basic256sha256signandencrypt": ua.MessageSecurityMode.SignAndEncrypt,
-        }
-        if wanted not in modes or not self._options.get("cert_file") or not self._options.get("key_file"):
-            raise DeviceRefused(
-                f"{self.name}: security {self._options['security']!r} needs Basic256Sha256_Sign or "
-                "Basic256Sha256_SignAndEncrypt, a cert_file and a key_file"
-            )
-        certificate = self._folder / str(self._options["cert_file"])
-        trusted = self._options.get("server_cert_file")
+        mode = _MODES[wanted]
+        own = self._certificates["own"] = await self._own("certificate", "our own certificate")
         # Servers compare the URI we give with the one in the certificate (BadCertificateUriInvalid).
-        client.application_uri = (
-            _uri_in(await asyncio.to_thread(certificate.read_bytes)) or client.application_uri
-        )
+        client.application_uri = pki.application_uri(own) or client.application_uri
+        if self._options.get("server_certificate"):
+            server = await self._own("server_certificate", "the server's certificate")
+        else:
+            server = await self._announced(client, mode)
+            store = pki.Pki(self._folder / pki.FOLDER)
+            await self._judged(store.judge, server, client.server_url.hostname or "")
+        self._certificates["server"] = server
         await client.set_security(
             security_policies.SecurityPolicyBasic256Sha256,
-            certificate,
-            self._folder / str(self._options["key_file"]),
-            server_certificate=str(self._folder / str(trusted)) if trusted else None,
-            mode=modes[wanted],
+            CertProperties(own.public_bytes(Encoding.DER), "der"),
+            self._file("private_key"),
+            server_certificate=CertProperties(server.public_bytes(Encoding.DER), "der"),
+            mode=mode,
         )
+
+    async def _announced(self, client: Client, mode: ua.MessageSecurityMode) -> x509.Certificate:
+        """The certificate the server shows for the security that is wanted."""
+        endpoints = await client.connect_and_get_server_endpoints()
+        policy = security_policies.SecurityPolicyBasic256Sha256.URI
+        for endpoint in endpoints:
+            if endpoint.SecurityMode == mode and endpoint.SecurityPolicyUri == policy:
+                found: x509.Certificate | None = x509_from_der(endpoint.ServerCertificate)
+                if found is not None:
+                    return found
+        offered = {
+            f"{(one.SecurityPolicyUri or '').rpartition('#')[2]}_{ua.MessageSecurityMode(one.SecurityMode).name}"
+            for one in endpoints
+        }
+        raise DeviceRefused(
+            f"{self.name} {self._options['url']}: the server offers {', '.join(sorted(offered)) or 'nothing'}, "
+            f"wanted {self._options['security']}"
+        )
+
+    def _file(self, option: str) -> Path:
+        return self._folder / str(self._options[option])
+
+    async def _own(self, option: str, whose: str) -> x509.Certificate:
+        """A certificate the plant names, valid now."""
+        found = await asyncio.to_thread(pki.read_certificate, self._file(option))
+        await self._judged(pki.check_time, found, whose)
+        return found
+
+    async def _judged(
+        self, judge: Callable[[x509.Certificate, str], None], certificate: x509.Certificate, about: str
+    ) -> None:
+        try:
+            await asyncio.to_thread(judge, certificate, about)
+        except DeviceRefused as why:
+            raise DeviceRefused(f"{self.name} {self._options['url']}: {why}") from None
+
+    def _expiry_warning(self) -> str:
+        """What to renew soon; sets the metric on the way."""
+        said = []
+        for whose, certificate in self._certificates.items():
+            days = pki.days_left(certificate)
+            CERTIFICATE_DAYS.labels(self.name, whose).set(days)
+            if days <= pki.EXPIRY_WARNING_DAYS:
+                said.append(
+                    f"the {whose} certificate expires on {certificate.not_valid_after_utc:%Y-%m-%d}, "
+                    f"in {days:.0f} days"
+                )
+        return "; ".join(said)
 
     async def _begin(self) -> None:
         client = self._session()
@@ -308,7 +374,7 @@ class OpcuaDriver:
             by_period[node.period_s].append(node)
         for period_s, of_period in sorted(by_period.items()):
             # Sampling at twice the period's rate and publishing as often shows a change within one period.
-            sampling_s = period_s / 2
+            sampling_s = float(str(self._options.get("sampling_interval_s", period_s / 2)))
             publishing_s = float(
                 str(self._options.get("publish_interval_s", min(max(period_s / 2, 0.25), 1.0)))
             )
@@ -545,7 +611,11 @@ class OpcuaDriver:
 
     def _failure(self, why: Exception) -> DeviceRefused | DeviceUnreachable:
         if isinstance(why, ua.UaStatusCodeError) and why.code in _REFUSALS:
-            return DeviceRefused(f"{self.name} {self._options['url']}: {_said(why)}")
+            hint = ""
+            if why.code in _OURS_REFUSED and "own" in self._certificates:
+                named = pki.described(self._certificates["own"])
+                hint = f"; is our certificate trusted there ({named}, {self._file('certificate')})?"
+            return DeviceRefused(f"{self.name} {self._options['url']}: {_said(why)}{hint}")
         return DeviceUnreachable(f"{self.name} {self._options['url']}: {_said(why)}")
 
 
@@ -636,20 +706,6 @@ def _ns(moment: datetime) -> int:
 def _parts(items: Sequence[T], size: int) -> Iterator[list[T]]:
     for start in range(0, len(items), size):
         yield list(items[start : start + size])
-
-
-def _uri_in(certificate: bytes) -> str | None:
-    """The application URI in a certificate's SubjectAltName, PEM or DER."""
-    pem = certificate.lstrip().startswith(b"-----")
-    parsed = (
-        x509.load_pem_x509_certificate(certificate) if pem else x509.load_der_x509_certificate(certificate)
-    )
-    try:
-        names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return None
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    return uris[0] if uris else None
 
 
 def _said(why: Exception) -> str:

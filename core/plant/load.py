@@ -255,8 +255,20 @@ class _Reading:
         for key in ("username", "password_env"):
             _put(options, key, one.text(key))
         self._files(one, options, "certificate", "private_key", "server_certificate")
+        self._files(one, options, "user_certificate", "user_private_key")
         if options["security"] != "none" and not ("certificate" in options and "private_key" in options):
-            one.fault("security", f"security {options['security']} needs certificate and private_key")
+            made = self.folder / "pki" / "own"  # where `ecmc certificate create` puts them
+            if self.kept or ((made / "certificate.der").is_file() and (made / "key.pem").is_file()):
+                options["certificate"] = str((made / "certificate.der").resolve())
+                options["private_key"] = str((made / "key.pem").resolve())
+            else:
+                one.fault(
+                    "security",
+                    f"security {options['security']} needs certificate and private_key: name yours, or "
+                    f"`ecmc certificate create --plant {self.folder}` makes them",
+                )
+        if ("user_certificate" in options) != ("user_private_key" in options):
+            one.fault("url", "user_certificate and user_private_key go together: one of them is missing")
 
     def _mqtt_options(self, one: Entry, protocol: Protocol, options: dict[str, object]) -> None:
         version = one.value("version")

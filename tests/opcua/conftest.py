@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -28,11 +29,17 @@ def free_port() -> int:
 class NodeServer:
     """node-opcua in its own process; `set` changes a variable."""
 
-    def __init__(self, pki: Path, port: int | None = None, extra: int = 0, per_call: int = 0) -> None:
+    def __init__(
+        self, pki: Path, port: int | None = None, extra: int = 0, per_call: int = 0, **more: object
+    ) -> None:
         self.port = port or free_port()
         self.pki = pki
         self._process = subprocess.Popen(
-            ["node", str(PEERS / "opcua_server.js"), str(self.port), str(pki), str(extra), str(per_call)],
+            [
+                "node",
+                str(PEERS / "opcua_server.js"),
+                *(str(self.port), str(pki), str(extra), str(per_call), json.dumps(more)),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -80,7 +87,7 @@ def server(pki: Path) -> Iterator[NodeServer]:
 def start_server(pki: Path) -> Iterator[Callable[..., NodeServer]]:
     started: list[NodeServer] = []
 
-    def start(**how: int) -> NodeServer:
+    def start(**how: Any) -> NodeServer:
         started.append(NodeServer(pki, **how))
         return started[-1]
 
@@ -146,7 +153,9 @@ def wire() -> type[Wire]:
     return Wire
 
 
-def opcua_plant(port: int, points: dict[str, OpcuaSource], period_s: float = 0.2, **options: object) -> Plant:
+def opcua_plant(
+    port: int, points: dict[str, OpcuaSource], period_s: float = 0.2, folder: str = "", **options: object
+) -> Plant:
     """A plant with one OPC UA connection, one device and the given points."""
     url = f"opc.tcp://127.0.0.1:{port}/ecmc/line1"
     return Plant(
@@ -166,7 +175,7 @@ def opcua_plant(port: int, points: dict[str, OpcuaSource], period_s: float = 0.2
         nodes=(),
         edges=(),
         alerts=(),
-        folder="",
+        folder=folder,
         fingerprint="",
     )
 

@@ -16,6 +16,7 @@ from asyncua import ua
 
 from collector.drivers import opcua
 from collector.drivers.opcua import OpcuaDriver
+from collector.pki import Pki
 from core import quality
 from core.errors import DeviceRefused, DeviceUnreachable
 from core.plant.model import OpcuaSource, Plant
@@ -274,15 +275,16 @@ async def test_signed_and_encrypted_with_login(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("UA_PASSWORD", "right")
-    maker = opcua.Client("opc.tcp://127.0.0.1:1")
-    maker.application_uri = "urn:ecmc:test"
-    await maker.setup_self_signed_certificate(tmp_path / "key.pem", tmp_path / "own.der")
+    store = Pki(tmp_path / "pki")
+    store.create("test")
+    store.trust(str(server.pki / "own" / "certs" / "certificate.pem"))
     plant = plant_of(
         server.port,
         {"power": POINTS["power"]},
         security=security,
-        cert_file=str(tmp_path / "own.der"),
-        key_file=str(tmp_path / "key.pem"),
+        folder=str(tmp_path),
+        certificate="pki/own/certificate.der",
+        private_key="pki/own/key.pem",
         username="reader",
         password_env="UA_PASSWORD",
     )

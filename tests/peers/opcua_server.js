@@ -1,4 +1,4 @@
-// An OPC UA server of another stack: node opcua_server.js PORT PKI_FOLDER [EXTRA_NODES] [MAX_PER_CALL]
+// An OPC UA server of another stack: node opcua_server.js PORT PKI_FOLDER [EXTRA_NODES] [MAX_PER_CALL] [MORE, JSON]
 // Prints "ready" when it listens. A line "set NAME VALUE" on stdin changes a variable.
 const opcua = require("node-opcua");
 const readline = require("readline");
@@ -6,12 +6,18 @@ const readline = require("readline");
 async function main() {
   const [port, pki, extra, perCall] = [Number(process.argv[2]), process.argv[3],
     Number(process.argv[4] || 0), Number(process.argv[5] || 0)];
+  const more = JSON.parse(process.argv[6] || "{}");
   const certificates = new opcua.OPCUACertificateManager({ rootFolder: pki, automaticallyAcceptUnknownCertificate: true });
   await certificates.initialize();
+  const users = new opcua.OPCUACertificateManager({ rootFolder: `${pki}/users`, automaticallyAcceptUnknownCertificate: false });
+  await users.initialize();
+  if (more.userCertificate) await users.trustCertificate(require("node-opcua-crypto").readCertificate(more.userCertificate));
   const server = new opcua.OPCUAServer({
     port,
     resourcePath: "/ecmc/line1",
     serverCertificateManager: certificates,
+    userCertificateManager: users,
+    ...(more.certificateFile ? { certificateFile: more.certificateFile, privateKeyFile: more.privateKeyFile } : {}),
     userManager: { isValidUser: (user, password) => user === "reader" && password === "right" },
     serverInfo: { applicationUri: "urn:line1:server" },
     serverCapabilities: perCall ? {
