@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,21 @@ app.add_typer(certificate.app)
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the API and console; 0 takes a free one.")]
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"ecmc {version('ecmc')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    is_version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which ecmc this is.")
+    ] = False,
+) -> None:
+    """From a meter's register to a provable kilogram of CO2."""
 
 
 @app.command()

@@ -192,15 +192,12 @@ async def page(
     connection: asyncpg.Connection[Any], point: int, start_ns: int, end_ns: int, limit: int
 ) -> Rows:
     """At most `limit` samples of one point over [start, end), oldest first."""
-    records = await connection.fetch(
-        "SELECT point_id, time, value, status FROM ecmc.sample"
-        " WHERE point_id = $1 AND time >= $2 AND time < $3 ORDER BY time LIMIT $4",
-        point,
-        datetime_of(start_ns),
-        datetime_of(end_ns),
-        limit,
+    query = (
+        f"SELECT point_id, time, value, status FROM ecmc.sample WHERE point_id = {int(point)}"
+        f" AND time >= {_literal(start_ns)} AND time < {_literal(end_ns)} ORDER BY time LIMIT {int(limit)}"
     )
-    return _rows(records)
+    ids, time, value, status = await copy_out(connection, query, ("i4", "i8", "f8", "i2"))
+    return Rows(ids, time_ns_of_pg(time), value, status)
 
 
 async def newest(connection: asyncpg.Connection[Any], ids: list[int] | None) -> Rows:

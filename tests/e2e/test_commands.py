@@ -70,3 +70,11 @@ def test_an_unknown_option_exits_2_and_says_which() -> None:
 
     assert done.returncode == 2
     assert "--plnt" in done.stderr
+
+
+def test_the_version_is_the_packages_own() -> None:
+    import tomllib
+
+    project = tomllib.loads((DEMO.parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+
+    assert ecmc("--version").stdout == f"ecmc {project['version']}\n"
