@@ -22,7 +22,7 @@ from core.energy.register import MeterEvent, Register, Registers, power_energy
 from core.errors import BadRequest
 from core.plant.model import Kind, Node, NodeKind, Origin, Plant, PointMeter, Role
 from core.quality import is_bad
-from core.results import HOUR_NS, SITE, Basis, Flow, IntervalEnergy, Scope, WindowResult
+from core.results import HOUR_NS, SITE, Basis, Flow, IntervalEnergy, Mark, Scope, WindowResult
 from core.samples import NS_PER_S, Floats, SampleBatch, Times
 from core.store.seam import Stocks
 from core.units import kwh_per_unit
@@ -149,6 +149,7 @@ class Engine:
             zip((metered.point for metered in self._by_register), registers, strict=True)
         )
         self._kwh_of_register = [register.kwh_per_unit for register in registers]
+        self._step_kwh = [(register.resolution or 1.0) * register.kwh_per_unit for register in registers]
         self._soc = tuple(
             (i, node.soc, node.capacity_kwh or 0.0)
             for i, node in enumerate(n for n in plant.nodes if n.kind is NodeKind.STORAGE)
@@ -242,6 +243,7 @@ class Engine:
             interval_h=self.base_ns / HOUR_NS,
             keep_mean=True,
         )
+        self._mark_overdrawn(network.energy, traced)
         return self._result(start_ns, network, traced, intensity, direct_kg, factor_ids)
 
     def _result(
@@ -328,12 +330,32 @@ class Engine:
                 registers.estimated_kwh[row],
                 registers.mark[row],
             )
+            self._mark_frozen(energy, columns, metered, edges_ns, self._step_kwh[row])
             if metered.power is not None and not np.isfinite(energy.energy_kwh).all():
                 energy = _filled(energy, self._power(columns, metered.power, metered, edges_ns))
             measured[metered.edge] = energy
         for metered in self._by_power:
             measured[metered.edge] = self._power(columns, metered.point, metered, edges_ns)
         return measured
+
+    def _mark_overdrawn(self, energy: IntervalEnergy, traced: TraceResult) -> None:
+        """Mark the discharge of a storage that delivered more than it held."""
+        for row in np.flatnonzero(traced.overdrawn.any(axis=1)).tolist():
+            for e, edge in enumerate(self.plant.edges):
+                if edge.source == self.storages[row]:
+                    energy.mark[e][traced.overdrawn[row] & (energy.energy_kwh[e] > 0)] |= Mark.OVERDRAWN
+
+    def _mark_frozen(
+        self, energy: IntervalEnergy, columns: _Columns, metered: _Metered, edges_ns: Times, step_kwh: float
+    ) -> None:
+        """Mark the intervals in which a register stood still while its meter's power was worth steps of it."""
+        still = (energy.energy_kwh == 0) & (energy.covered > 0)
+        if metered.power is None or not still.any():
+            return
+        power = self._power(columns, metered.power, metered, edges_ns)
+        frozen = still & (np.nan_to_num(power.energy_kwh) > 2 * step_kwh)
+        energy.mark[frozen] |= Mark.FROZEN
+        energy.covered[frozen] = 0.0
 
     def _power(self, columns: _Columns, point: str, metered: _Metered, edges_ns: Times) -> IntervalEnergy:
         batch, _ = columns.of([point])

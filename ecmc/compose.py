@@ -55,6 +55,7 @@ from core.store.factor_use import factors_used
 from core.store.postgres import PostgresStore
 from core.store.seam import WriteReport
 from core.store.upkeep import Retention, keep_store
+from core.watch import Watch
 from ecmc.folder import archive_in, data_folder
 from ecmc.opened import plant_engine
 from ecmc.reload import PlantWatch
@@ -167,6 +168,7 @@ class Site:
         self._alarms = Alarms(plant, PostgresAlertLog(store.pool), self._bus, self._clock)
         self._answer_for(plant, engine, registers)
         self._explanations = Explanations(self._pipeline.history, store)
+        self._figures = Watch(store, lambda: self._pipeline.history, self._clock, self._alarms.observe)
         self._sealing = Sealing(store, self._pipeline.history, self._clock)
 
     def _answer_for(self, plant: Plant, engine: Engine, registers: Registers) -> None:
@@ -219,6 +221,7 @@ class Site:
             "alarms": self._alarms.run(),
             "watch": self._watch(),
             "plant": PlantWatch(self._plant, self._health, self._adopt).run(),
+            "figures": self._figures.run(),
             "seal": self._sealing.run(self._claim.held),
             "upkeep": keep_store(self._store, self._clock, Retention()),
             "http": serve(create_app(services), listening),

@@ -33,6 +33,7 @@ from core.plant.model import (
     Label,
     ModbusSource,
     MqttSource,
+    Node,
     Plant,
     Point,
     PointMeter,
@@ -43,6 +44,7 @@ from core.plant.network import Measured, checked_id, read_edges, read_nodes, reg
 from core.plant.pointlist import POINT_ID, point_list_file, read_point_list, topic_faults
 from core.plant.profile import MODBUS, Profile, ProfileShelf, device_point, filled_path, filled_topic
 from core.plant.statement import read_products, read_statement
+from core.plant.watched import watch_rules
 
 SHIPPED = "shipped"  # where kept documents have the profiles that are not the plant's own
 
@@ -119,7 +121,7 @@ class _Reading:
         nodes = read_nodes(network, self.areas, measured, self.factors) if network else []
         node_by_id = {node.id: node for node in nodes}
         edges = read_edges(network, node_by_id, measured, self.factors) if network else []
-        alerts = self._alerts(edges, base_interval_s, measured)
+        alerts = self._alerts(nodes, edges, base_interval_s, measured)
         declared = entry.child("inventory")
         nameable = {"grid", *node_by_id, *self.factors.series, *self.factors.row_by_id, *self.factors.fuels}
         statement = read_statement(declared, nameable) if declared else Statement()
@@ -432,7 +434,7 @@ class _Reading:
             self.devices[device_id] = replace(device, points=(*device.points, *ids))
 
     def _alerts(
-        self, edges: Sequence[Edge], base_interval_s: int, measured: Measured
+        self, nodes: Sequence[Node], edges: Sequence[Edge], base_interval_s: int, measured: Measured
     ) -> tuple[AlertRule, ...]:
         """The folder's rules, and one for each point that meters an edge and has no missing-data rule yet."""
         rules: dict[str, AlertRule] = {}
@@ -459,6 +461,8 @@ class _Reading:
                         for_s=max(3 * point.period_s, 3.0 * base_interval_s),
                     ),
                 )
+        for rule in watch_rules(nodes, edges, self.points, self.devices):
+            rules.setdefault(rule.id, rule)
         return tuple(rules.values())
 
     def _rule(self, one: Entry, measured: Measured) -> AlertRule:

@@ -1,0 +1,163 @@
+"""The engine doubts its own figures: what it notices about them, as readings that alarm rules stand on.
+
+The rules are core/plant/watched.py's. Each hour that has closed is looked at once: whether nodes balance within
+the errors of their meters, whether carbon is conserved, whether a storage gave
+more than it held, a register stood still under load or jumped. Each day, every
+register is compared with the power of its own meter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+import numpy as np
+
+from core.clock import Clock, datetime_of, rfc3339, time_ns_of
+from core.errors import EcmcError
+from core.history import History
+from core.ledger import counter_ledger
+from core.plant.model import Edge, Node, NodeKind, PointMeter, Role
+from core.results import HOUR_NS, Mark, WindowResult
+from core.samples import NS_PER_S, PointTable, SampleBatch, sample_batch
+from core.store.seam import Store
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S: Final = 30.0
+SETTLED_NS: Final = (
+    180 * NS_PER_S
+)  # how long after its end an hour is looked at: the last readings are in by then
+_RESOLUTION: Final = 0.01  # of a register that does not state its own, in its unit
+
+
+def observed(
+    nodes: Sequence[Node],
+    edges: Sequence[Edge],
+    error_of: Mapping[str, float],
+    resolution_kwh: Mapping[str, float],
+    hour: WindowResult,
+) -> SampleBatch:
+    """An hour's figures about its figures, at its end; NaN where they cannot be said.
+
+    Args:
+        error_of: Relative error of each metered edge by its class (0.01), NaN where no class is known.
+        resolution_kwh: One step of each metered edge's register.
+    """
+    told: dict[str, float] = {"conservation": hour.conservation_error}
+    kwh = dict(zip(hour.edges, hour.energy.energy_kwh.sum(axis=-1).tolist(), strict=True))
+    marks = dict(zip(hour.edges, hour.energy.mark, strict=True))
+    minutes = hour.base_ns / (60 * NS_PER_S)
+    residual = dict(zip(hour.nodes, hour.residual_kwh.sum(axis=-1).tolist(), strict=True))
+    by_mark = {name: (hour.energy.energy_kwh[row], marks[name]) for row, name in enumerate(hour.edges)}
+    for node in nodes:
+        mine = [edge for edge in edges if node.id in (edge.source, edge.target) and edge.id in kwh]
+        if node.kind is NodeKind.BUS:
+            # A meter's class error holds all hour long; a register may be one step off at either end.
+            variance = sum(
+                (error_of[e.id] * kwh[e.id]) ** 2 + 2 * resolution_kwh[e.id] ** 2
+                for e in mine
+                if e.id in error_of
+            )
+            band = float(np.sqrt(variance))
+            told[f"balance:{node.id}"] = abs(residual.get(node.id, np.nan)) / band if band > 0 else np.nan
+        if node.kind is NodeKind.STORAGE:
+            out = [by_mark[e.id] for e in mine if e.source == node.id]
+            told[f"overdrawn:{node.id}"] = sum(float(np.nansum(e[(m & Mark.OVERDRAWN) != 0])) for e, m in out)
+    for edge in edges:
+        if edge.id in by_mark:
+            energy, mark = by_mark[edge.id]
+            told[f"jump:{edge.id}"] = float(np.nansum(energy[(mark & Mark.JUMP) != 0]))
+            told[f"frozen:{edge.id}"] = float(((mark & Mark.FROZEN) != 0).sum() * minutes)
+    return _batch(told, hour.end_ns)
+
+
+def _batch(told: Mapping[str, float], time_ns: int) -> SampleBatch:
+    value = np.array(list(told.values()), dtype=np.float64)
+    point = np.arange(value.size, dtype=np.int32)
+    return sample_batch(PointTable(tuple(told)), point, np.full(value.size, time_ns), value)
+
+
+class Watch:
+    """Looks at what was computed, and tells the alarms.
+
+    Args:
+        tell: Takes readings of the rules' points.
+    """
+
+    def __init__(
+        self, store: Store, history: Callable[[], History], clock: Clock, tell: Callable[[SampleBatch], None]
+    ) -> None:
+        self._store = store
+        self._history = history
+        self._clock = clock
+        self._tell = tell
+        self._looked_until_ns = 0
+        self._day_until_ns = 0
+
+    async def run(self) -> None:
+        """Look until cancelled; what cannot be read now is looked at the next time."""
+        while True:
+            try:
+                await self.look()
+            except EcmcError as why:
+                log.debug("figures not looked at: %s", why)
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def look(self) -> None:
+        """Look at the hour and the day that closed last, each once."""
+        now_ns = self._clock.now_ns() - SETTLED_NS
+        hour_ns = now_ns // HOUR_NS * HOUR_NS
+        if hour_ns > self._looked_until_ns:
+            for hour in await self._store.stored(hour_ns - HOUR_NS, hour_ns):
+                if np.isfinite(hour.energy.energy_kwh).any():
+                    self._tell(await self._observed(hour))
+            self._looked_until_ns = hour_ns
+        engine = self._history().current
+        here = datetime_of(now_ns).astimezone(engine.plant.zone)
+        midnight = datetime(here.year, here.month, here.day, tzinfo=engine.plant.zone)
+        day_ns = time_ns_of(midnight)
+        if day_ns > self._day_until_ns:
+            before = midnight - timedelta(days=1)
+            start_ns = time_ns_of(datetime(before.year, before.month, before.day, tzinfo=engine.plant.zone))
+            self._tell(await self._observed_day(start_ns, day_ns))
+            self._day_until_ns = day_ns
+
+    async def _observed(self, hour: WindowResult) -> SampleBatch:
+        engine = await self._history().engine_at(hour.start_ns)
+        plant = engine.plant
+        error_of, resolution = {}, {}
+        for edge in plant.edges:
+            if isinstance(edge.meter, PointMeter):
+                point = plant.point_by_id[edge.meter.point]
+                device = plant.device_by_id.get(point.device or "")
+                accuracy_class = None if device is None else device.accuracy_class
+                error_of[edge.id] = np.nan if accuracy_class is None else accuracy_class / 100
+                counts = edge.meter.role is Role.REGISTER
+                resolution[edge.id] = (
+                    engine.kwh_per_unit(edge.id) * (point.resolution or _RESOLUTION) if counts else 0.0
+                )
+        runs = await self._store.runs(hour.start_ns, hour.end_ns)
+        batch = observed(plant.nodes, plant.edges, error_of, resolution, hour)
+        batch.value[0] = max((run.conservation_error for run in runs), default=np.nan)
+        return batch
+
+    async def _observed_day(self, start_ns: int, end_ns: int) -> SampleBatch:
+        engine = self._history().current
+        told: dict[str, float] = {}
+        for edge in engine.plant.edges:
+            meter = edge.meter
+            if (
+                isinstance(meter, PointMeter)
+                and meter.role is Role.REGISTER
+                and meter.power_point is not None
+            ):
+                days = await counter_ledger(engine, self._store, meter.point, start_ns, end_ns)
+                told[f"power:{edge.id}"] = abs(days[0].difference_share)
+        log.debug(
+            "registers compared with their power", extra={"day": rfc3339(start_ns), "meters": len(told)}
+        )
+        return _batch(told, end_ns)
