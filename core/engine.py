@@ -17,10 +17,11 @@ import numpy as np
 from core.carbon.factors import FactorLibrary
 from core.carbon.method import MethodSet, combustion_kg_per_kwh, method_set, source_factors
 from core.carbon.trace import Tracer, TraceResult
+from core.energy.medium import WATER_KWH_PER_M3_K, interval_means, steam_kwh_per_kg, water_kwh_per_m3
 from core.energy.network import Network, NetworkEnergy
 from core.energy.register import MeterEvent, Register, Registers, power_energy
 from core.errors import BadRequest
-from core.plant.model import Kind, Node, NodeKind, Origin, Plant, PointMeter, Role
+from core.plant.model import Edge, Kind, Node, NodeKind, Origin, Plant, PointMeter, Role
 from core.quality import is_bad
 from core.results import HOUR_NS, SITE, Basis, Flow, IntervalEnergy, Mark, Scope, WindowResult
 from core.samples import NS_PER_S, Floats, SampleBatch, Times
@@ -123,14 +124,14 @@ class Engine:
                 continue
             point = plant.point_by_id[meter.point]
             device = plant.device_by_id.get(point.device or "")
-            factor = self._kwh_per_unit(edge.carrier, point.unit, edge.id)
+            factor = self._kwh_per_unit(edge, point.unit)
             if meter.role is Role.POWER:
                 self._by_power.append(_Metered(edge.id, point.id, point.id, meter.direction, factor))
                 continue
             power = meter.power_point
             kw_per_unit = math.nan
             if power is not None:
-                kw_per_unit = self._kwh_per_unit(edge.carrier, plant.point_by_id[power].unit, edge.id)
+                kw_per_unit = self._kwh_per_unit(edge, plant.point_by_id[power].unit)
             self._by_register.append(_Metered(edge.id, point.id, power, meter.direction, kw_per_unit))
             registers.append(
                 Register(
@@ -148,6 +149,7 @@ class Engine:
         self._register_of = dict(
             zip((metered.point for metered in self._by_register), registers, strict=True)
         )
+        self._compile_media()
         self._kwh_of_register = [register.kwh_per_unit for register in registers]
         self._step_kwh = [(register.resolution or 1.0) * register.kwh_per_unit for register in registers]
         self._soc = tuple(
@@ -161,6 +163,7 @@ class Engine:
                 [m.point for m in metered]
                 + [m.power for m in metered if m.power]
                 + [soc for _, soc, _ in self._soc]
+                + [point for edge in plant.edges if edge.medium is not None for point in edge.medium.points]
             )
         )
         self.live_points = self.points
@@ -179,21 +182,43 @@ class Engine:
                 return self._register_of[point], metered.power, metered.kw_per_unit, metered.direction
         raise BadRequest(f"point {point!r} is no register of an edge")
 
-    def _kwh_per_unit(self, carrier: str, unit: str, edge: str) -> float:
-        """kWh (or kW) in one unit of a metered quantity of that carrier."""
+    def _compile_media(self) -> None:
+        """Edges whose unit is worth what points tell of steam or water: what it is worth of what was assumed."""
+        self._media = {
+            edge.id: (edge.medium, self._kwh_per_unit(edge, unit), _KG[unit.removesuffix("/h")])
+            for edge in self.plant.edges
+            if edge.medium is not None and edge.medium.points and isinstance(edge.meter, PointMeter)
+            for unit in [self.plant.point_by_id[edge.meter.point].unit]
+            if unit.removesuffix("/h") in _KG
+        }
+
+    def _kwh_per_unit(self, edge: Edge, unit: str) -> float:
+        """kWh (or kW) in one unit of a metered quantity of the edge; of measured steam or water what is assumed of it."""
+        medium, carrier = edge.medium, edge.carrier
         try:
             return kwh_per_unit(unit)
         except ValueError:
             amount = unit.removesuffix("/h")
+        if medium is not None and medium.kwh_per_unit is not None:
+            return medium.kwh_per_unit
+        if medium is not None and medium.supply is not None:
+            fixed = [state for state in (medium.supply, medium.back) if isinstance(state, float)]
+            apart = abs(fixed[0] - fixed[1]) if len(fixed) == 2 else 1.0
+            return apart * WATER_KWH_PER_M3_K * _KG[amount] / 1000
         for node in self.plant.nodes:
             if node.kind is NodeKind.SOURCE and node.carrier == carrier and node.fuel is not None:
                 return self.library.fuel(node.fuel).kwh_per(amount)
         if carrier == "steam" and amount in ("t", "kg"):
             # Saturated steam of 0.7 MPa where nothing says otherwise, less what its feed water holds (C18).
-            kj_per_kg = self.library.steam.enthalpy_kj_per_kg(0.7) - _feed_water_kj_per_kg(self.library)
-            return kj_per_kg * (1000.0 if amount == "t" else 1.0) * kwh_per_unit("kJ")
+            fixed_state = None if medium is None or medium.points else medium
+            feed_water = _feed_water_kj_per_kg(self.library)
+            held = float(steam_kwh_per_kg(fixed_state, {}, self.library.steam, feed_water, 1)[0])
+            if not math.isfinite(held):
+                raise BadRequest(f"edge {edge.id}: steam of {medium} is outside the steam table, or water")
+            return held * _KG[amount]
         raise BadRequest(
-            f"edge {edge}: a meter in {unit} says nothing about kWh of {carrier}; meter energy or name a fuel"
+            f"edge {edge.id}: a meter in {unit} says nothing about kWh of {carrier}; meter energy, name a fuel, or "
+            "state its medium"
         )
 
     def _gap_after_ns(self, period_s: float) -> int:
@@ -330,13 +355,54 @@ class Engine:
                 registers.estimated_kwh[row],
                 registers.mark[row],
             )
+            if metered.edge in self._media:
+                energy = self._of_medium(energy, columns, metered.edge, edges_ns)
             self._mark_frozen(energy, columns, metered, edges_ns, self._step_kwh[row])
             if metered.power is not None and not np.isfinite(energy.energy_kwh).all():
                 energy = _filled(energy, self._power(columns, metered.power, metered, edges_ns))
             measured[metered.edge] = energy
         for metered in self._by_power:
-            measured[metered.edge] = self._power(columns, metered.point, metered, edges_ns)
+            energy = self._power(columns, metered.point, metered, edges_ns)
+            if metered.edge in self._media:
+                energy = self._of_medium(energy, columns, metered.edge, edges_ns)
+            measured[metered.edge] = energy
         return measured
+
+    def _of_medium(
+        self, energy: IntervalEnergy, columns: _Columns, edge: str, edges_ns: Times
+    ) -> IntervalEnergy:
+        """The energy of a medium by the state that was measured; where none was, as assumed, and marked."""
+        medium, assumed, kg_per_unit = self._media[edge]
+        state = {point: self._means(columns, point, edges_ns) for point in medium.points}
+        intervals = edges_ns.size - 1
+        if medium.supply is not None:
+            held = water_kwh_per_m3(medium, state, intervals) / 1000
+        else:
+            feed_water = _feed_water_kj_per_kg(self.library)
+            held = steam_kwh_per_kg(medium, state, self.library.steam, feed_water, intervals)
+        share = held * kg_per_unit / assumed
+        unknown = np.isnan(share)
+        share = np.where(unknown, 1.0, share)
+        kwh, estimated = energy.energy_kwh * share, energy.estimated_kwh * share
+        mark = np.where(unknown, energy.mark | np.int16(Mark.SUBSTITUTED), energy.mark).astype(np.int16)
+        return IntervalEnergy(
+            kwh,
+            np.where(unknown, 0.0, energy.covered),
+            np.where(unknown, np.nan_to_num(kwh), estimated),
+            mark,
+        )
+
+    def _means(self, columns: _Columns, point: str, edges_ns: Times) -> Floats:
+        """A gauge's mean by interval, shape (T,); NaN where it was not read and its last reading is stale."""
+        batch, _ = columns.of([point])
+        if len(batch) == 0:
+            return np.full(edges_ns.size - 1, np.nan)
+        cell = np.searchsorted(edges_ns, batch.time_ns, side="right") - 1
+        cell = np.where((cell >= 0) & (cell < edges_ns.size - 1), cell, -1)
+        at = np.searchsorted(batch.time_ns, edges_ns[1:], side="left") - 1
+        fresh = (at >= 0) & (edges_ns[1:] - batch.time_ns[at] <= self._gap_after_ns(self._period_s(point)))
+        last = np.where(fresh, batch.value[at], np.nan)
+        return interval_means(cell, batch.value, last, edges_ns.size - 1)
 
     def _mark_overdrawn(self, energy: IntervalEnergy, traced: TraceResult) -> None:
         """Mark the discharge of a storage that delivered more than it held."""
@@ -518,6 +584,9 @@ class Engine:
 
 
 _LIVE_STOCK = 1e3
+
+
+_KG = {"t": 1000.0, "kg": 1.0, "m3": 1000.0, "L": 1.0}  # of water, and of steam where its mass is metered
 
 
 def _feed_water_kj_per_kg(library: FactorLibrary) -> float:

@@ -55,7 +55,7 @@ def observed(
     by_mark = {name: (hour.energy.energy_kwh[row], marks[name]) for row, name in enumerate(hour.edges)}
     for node in nodes:
         mine = [edge for edge in edges if node.id in (edge.source, edge.target) and edge.id in kwh]
-        if node.kind is NodeKind.BUS:
+        if node.kind is NodeKind.BUS or node.efficiency is not None:
             # A meter's class error holds all hour long; a register may be one step off at either end.
             variance = sum(
                 (error_of[e.id] * kwh[e.id]) ** 2 + 2 * resolution_kwh[e.id] ** 2
@@ -63,7 +63,11 @@ def observed(
                 if e.id in error_of
             )
             band = float(np.sqrt(variance))
-            told[f"balance:{node.id}"] = abs(residual.get(node.id, np.nan)) / band if band > 0 else np.nan
+            lost_kwh = node.no_load_kw * hour.intervals * hour.base_ns / HOUR_NS
+            if node.efficiency is not None:
+                lost_kwh += (1.0 - node.efficiency) * sum(kwh[e.id] for e in mine if e.target == node.id)
+            rest = residual.get(node.id, np.nan) - lost_kwh
+            told[f"balance:{node.id}"] = abs(rest) / band if band > 0 else np.nan
         if node.kind is NodeKind.STORAGE:
             out = [by_mark[e.id] for e in mine if e.source == node.id]
             told[f"overdrawn:{node.id}"] = sum(float(np.nansum(e[(m & Mark.OVERDRAWN) != 0])) for e, m in out)

@@ -49,6 +49,36 @@ class SteamTable:
         ends = [self._isobar(i, temperature_c) for i in (after - 1, after)]
         return float(np.interp(pressure_mpa, pressures[after - 1 : after + 1], ends))
 
+    def enthalpies(self, pressure_mpa: Floats, temperature_c: Floats) -> Floats:
+        """Enthalpy by interval, kJ/kg, shape (T,); a temperature of NaN is saturated steam.
+
+        NaN where the state lies outside the table or is water.
+        """
+        boiling_c = np.interp(pressure_mpa, self.saturated_mpa, self.saturated_c)
+        enthalpy: Floats = np.interp(pressure_mpa, self.saturated_mpa, self.saturated_kj_per_kg)
+        inside = (pressure_mpa >= self.saturated_mpa[0]) & (pressure_mpa <= self.saturated_mpa[-1])
+        above = temperature_c - boiling_c
+        pressures = np.array([pressure for pressure, _, _ in self.superheated])
+        hot = inside & (above > 2.0)
+        enthalpy = np.where(inside & ~(above < -2.0) & ~hot, enthalpy, np.nan)
+        after = np.clip(np.searchsorted(pressures, pressure_mpa), 1, len(pressures) - 1)
+        hot &= (pressure_mpa >= pressures[0]) & (pressure_mpa <= pressures[-1])
+        for i in np.unique(after[hot]).tolist():
+            here = hot & (after == i)
+            low, high = (self._along(j, temperature_c[here]) for j in (i - 1, i))
+            share = (pressure_mpa[here] - pressures[i - 1]) / (pressures[i] - pressures[i - 1])
+            enthalpy[here] = low + (high - low) * share
+        return enthalpy
+
+    def _along(self, i: int, temperature_c: Floats) -> Floats:
+        """Along one pressure, NaN beyond its last row."""
+        pressure, temperatures, enthalpies = self.superheated[i]
+        boiling_c = np.interp(pressure, self.saturated_mpa, self.saturated_c)
+        boiling = np.interp(pressure, self.saturated_mpa, self.saturated_kj_per_kg)
+        rows = np.array([boiling_c, *temperatures]), np.array([boiling, *enthalpies])
+        column: Floats = np.interp(temperature_c, *rows, right=np.nan)
+        return column
+
     def _isobar(self, i: int, temperature_c: float) -> float:
         """Along one pressure, from its boiling point up."""
         pressure, temperatures, enthalpies = self.superheated[i]

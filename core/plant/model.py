@@ -188,6 +188,46 @@ class Origin(StrEnum):
     DIRECT_LINE = "direct-line"
 
 
+class AllocationRule(StrEnum):
+    """How a converter's carbon is split among its outputs."""
+
+    ENERGY = "energy"  # each kWh the same
+    EFFICIENCY = "efficiency"  # by what each would have taken, made by itself
+    EXERGY = "exergy"  # by the work each could do
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """`weights`: what a kWh of each output carrier bears."""
+
+    rule: AllocationRule
+    weights: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Medium:
+    """What a metered unit holds: a stated number, or the state of steam or water.
+
+    Attributes:
+        pressure: MPa, or the point that measures it, in units of `mpa_per_unit` MPa; temperature, supply, back:
+            degC or points. None: not given.
+        gauge: The pressure is above the atmosphere's.
+    """
+
+    kwh_per_unit: float | None = None
+    pressure: float | str | None = None
+    temperature: float | str | None = None
+    supply: float | str | None = None
+    back: float | str | None = None
+    mpa_per_unit: float = 1.0
+    gauge: bool = False
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        states = (self.pressure, self.temperature, self.supply, self.back)
+        return tuple(state for state in states if isinstance(state, str))
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """A node of the energy network, see docs/engine.md.
@@ -198,6 +238,9 @@ class Node:
         burns: Carrier whose inflow is combusted here (converter or load).
         soc: Point id of the state of charge in %, or None.
         carrier: Of a source, bus or storage; None where inflows differ (converter).
+        allocation: Of a converter with several outputs.
+        efficiency, no_load_kw: What a converter (a transformer too) is declared to give out of what it takes, and
+            to lose whatever it takes; its balance is judged by them.
     """
 
     id: str
@@ -214,7 +257,9 @@ class Node:
     discharge_efficiency: float = 1.0
     standing_loss_kw: float = 0.0
     soc: str | None = None
-    options: Mapping[str, object] = field(default_factory=dict)
+    allocation: Allocation | None = None
+    efficiency: float | None = None
+    no_load_kw: float = 0.0
 
 
 class Role(StrEnum):
@@ -257,7 +302,8 @@ Meter = PointMeter | RemainderMeter | FormulaMeter
 class Edge:
     """Energy of one carrier from node to node; `carrier` is resolved from its ends.
 
-    `weight` is the allocation weight of a converter's or bus's output.
+    `weight` is the allocation weight of a converter's or bus's output; `medium` says what a metered tonne or cubic
+    metre holds.
     """
 
     id: str
@@ -266,6 +312,7 @@ class Edge:
     meter: Meter
     carrier: str
     weight: float = 1.0
+    medium: Medium | None = None
 
 
 class AlertKind(StrEnum):

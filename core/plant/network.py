@@ -12,6 +12,7 @@ from core.carbon.factors import FactorLibrary
 from core.errors import BadRequest
 from core.plant.document import Entry, did_you_mean
 from core.plant.formula import Formula, parse_formula
+from core.plant.medium import read_allocation, read_medium, weight_of
 from core.plant.model import (
     Area,
     Device,
@@ -147,6 +148,9 @@ def _node(entry: Entry, areas: Mapping[str, Area], measured: Measured, factors: 
         discharge_efficiency=entry.number("discharge_efficiency", 1.0, above=0, most=1),
         standing_loss_kw=entry.number("standing_loss_kw", 0.0, least=0),
         soc=soc or None,
+        allocation=read_allocation(entry),
+        efficiency=entry.number("efficiency", None, above=0, most=10),
+        no_load_kw=entry.number("no_load_kw", 0.0, least=0),
     )
     entry.finish()
     if kind_text:
@@ -164,6 +168,9 @@ _ONLY: Final[Mapping[str, tuple[NodeKind, ...]]] = {
     "discharge_efficiency": (NodeKind.STORAGE,),
     "standing_loss_kw": (NodeKind.STORAGE,),
     "soc": (NodeKind.STORAGE,),
+    "allocation": (NodeKind.CONVERTER,),
+    "efficiency": (NodeKind.CONVERTER,),
+    "no_load_kw": (NodeKind.CONVERTER,),
 }
 
 
@@ -250,13 +257,14 @@ def read_edges(
             draft.target.id if draft.target else "",
             draft.meter,
             draft.carrier,
-            draft.entry.number("weight", 1.0, above=0),
+            draft.entry.number("weight", weight_of(draft.source, draft.carrier, draft.entry), above=0),
+            read_medium(draft.entry, draft.carrier, _meter_unit(draft, measured), measured.points),
         )
         for draft in drafts.values()
         if draft.meter is not None
     ]
     for draft in drafts.values():
-        draft.entry.skip("weight")
+        draft.entry.skip("weight", "medium")
         draft.entry.finish()
     whole = [draft for draft in drafts.values() if draft.source and draft.target]
     _check_amounts(drafts.values(), nodes, measured, factors)
@@ -442,7 +450,7 @@ def _point_meter(draft: _Draft, point: Point, direction: str, measured: Measured
         return None
     role = Role.REGISTER if point.kind is Kind.COUNTER else Role.POWER
     units = registers if role is Role.REGISTER else rates
-    if draft.carrier and point.unit not in units:
+    if draft.carrier and point.unit not in units and not entry.has("medium"):  # a medium says what its unit holds
         hint = " (working conditions; convert to Nm3 by scale)" if point.unit in ("m3", "m3/h") else ""
         entry.fault(
             "meter",
@@ -472,6 +480,11 @@ def _power_beside(register: Point, measured: Measured) -> str | None:
     return next((beside[name] for name in names if name in beside), None)
 
 
+def _meter_unit(draft: _Draft, measured: Measured) -> str:
+    meter = draft.meter
+    return measured.points[meter.point].unit.removesuffix("/h") if isinstance(meter, PointMeter) else ""
+
+
 def _check_amounts(
     drafts: Iterable[_Draft], nodes: Mapping[str, Node], measured: Measured, factors: FactorLibrary
 ) -> None:
@@ -484,6 +497,8 @@ def _check_amounts(
         if isinstance(draft.meter, PointMeter):
             fuel = fuel_of.get(draft.carrier)
             meter, point = draft.meter, measured.points[draft.meter.point]
+            if draft.entry.has("medium"):
+                continue
             against = _reason_against(point.unit, draft.carrier, fuel, factors)
             if against:
                 draft.entry.fault("meter", f"point {point.id} is in {point.unit}: {against}")

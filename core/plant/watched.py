@@ -48,6 +48,16 @@ def watch_rules(
                     f"{name.en}: imbalance over the errors of its meters",
                 )
             )
+        if node.kind is NodeKind.CONVERTER and node.efficiency is not None:
+            rules.append(
+                rule(
+                    f"balance:{node.id}",
+                    1.0,
+                    400,
+                    f"{name.zh} 的损耗偏离申报值与表计误差之比",
+                    f"{name.en}: losses off what is declared, over the errors of its meters",
+                )
+            )
         if node.kind is NodeKind.STORAGE:
             rules.append(
                 rule(
