@@ -450,7 +450,8 @@ def _point_meter(draft: _Draft, point: Point, direction: str, measured: Measured
         return None
     role = Role.REGISTER if point.kind is Kind.COUNTER else Role.POWER
     units = registers if role is Role.REGISTER else rates
-    if draft.carrier and point.unit not in units and not entry.has("medium"):  # a medium says what its unit holds
+    # A medium says what its unit holds.
+    if draft.carrier and point.unit not in units and not entry.has("medium"):
         hint = " (working conditions; convert to Nm3 by scale)" if point.unit in ("m3", "m3/h") else ""
         entry.fault(
             "meter",
