@@ -82,6 +82,13 @@ def _parsed(message: bytes) -> Any:
     return payload
 
 
+def name_of(datatype: int) -> str:
+    """As people write it: Int32, UInt64, Float."""
+    return (
+        Datatype(datatype).name.capitalize().replace("Uint", "UInt") if is_number(datatype) else "no number"
+    )
+
+
 def is_number(datatype: int) -> bool:
     """Whether values of a datatype can be a point's."""
     return datatype in _NUMBERS

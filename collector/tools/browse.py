@@ -56,6 +56,10 @@ async def browse(
         from collector.tools import browse_mqtt
 
         return await browse_mqtt.browse(plant, found, seconds, said)
+    if found.protocol is Protocol.SPARKPLUG:
+        from collector.tools import browse_sparkplug
+
+        return await browse_sparkplug.browse(plant, found, seconds, said)
     raise BadRequest(f"connection {connection}: {found.protocol} has nothing to browse")
 
 

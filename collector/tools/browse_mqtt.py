@@ -27,7 +27,7 @@ MOST_OFFERS = 10_000
 _SHOWN = 60  # characters of a payload that is neither JSON nor a number
 
 
-class _Heard:
+class Heard:
     """The last message of every topic; filled by the network thread."""
 
     def __init__(self) -> None:
@@ -51,13 +51,13 @@ class _Heard:
 
 async def browse(plant: Plant, connection: Connection, seconds: float, said: Said) -> list[Offer]:
     """Every number on every topic heard within `seconds`; see collector/tools/browse.py."""
-    heard = _Heard()
-    client = await _listening(plant, connection, heard)
+    heard = Heard()
+    client = await listening(plant, connection, heard, "#")
     try:
         for tenth in range(max(1, round(10 * seconds))):
             said(f"{len(heard.topics())} topics", tenth / (10 * seconds))
             if heard.closed is not None:
-                raise DeviceUnreachable(f"{_where(connection)}: {heard.closed}")
+                raise DeviceUnreachable(f"{where(connection)}: {heard.closed}")
             await asyncio.sleep(min(0.1, seconds))
     finally:
         client.disconnect()
@@ -78,7 +78,8 @@ async def browse(plant: Plant, connection: Connection, seconds: float, said: Sai
     return offers
 
 
-async def _listening(plant: Plant, connection: Connection, heard: _Heard) -> Client:
+async def listening(plant: Plant, connection: Connection, heard: Heard, topic: str) -> Client:
+    """A client that hears a topic filter, its network thread running."""
     options = connection.options
     timeout_s = max(float(str(options.get("timeout_s", 5.0))), 1.0)
     is_v5 = str(options.get("version", "5")) == "5"
@@ -118,17 +119,17 @@ async def _listening(plant: Plant, connection: Connection, heard: _Heard) -> Cli
             client.loop_start()
             reason = await answered
     except TimeoutError:
-        raise DeviceUnreachable(f"{_where(connection)}: no answer within {2 * timeout_s:g} s") from None
+        raise DeviceUnreachable(f"{where(connection)}: no answer within {2 * timeout_s:g} s") from None
     except OSError as why:
-        raise DeviceUnreachable(f"{_where(connection)}: {why.strerror or why}") from None
+        raise DeviceUnreachable(f"{where(connection)}: {why.strerror or why}") from None
     if reason.is_failure:
         await asyncio.to_thread(client.loop_stop)
-        raise DeviceRefused(f"{_where(connection)}: {reason}")
-    client.subscribe("#", qos=0)
+        raise DeviceRefused(f"{where(connection)}: {reason}")
+    client.subscribe(topic, qos=0)
     return client
 
 
-def _where(connection: Connection) -> str:
+def where(connection: Connection) -> str:
     return f"{connection.id} {connection.options.get('host')}:{connection.options.get('port', 1883)}"
 
 

@@ -20,6 +20,7 @@ from collector.drivers import sparkplug
 from collector.drivers import sparkplug_pb2 as pb
 from collector.drivers.sparkplug import SparkplugDriver
 from collector.sparkplug import payload_of, rebirth_request
+from collector.tools.browse import browse
 from core import quality
 from core.plant.model import Connection, Device, MqttSource, Plant, Protocol
 from core.samples import NS_PER_S
@@ -514,3 +515,26 @@ async def test_the_npm_sparkplug_client_is_understood(broker: Any, plant_of: Cal
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+async def test_browsing_shows_what_the_births_of_a_group_offer(
+    broker: Any, edge: Edge, plant_of: Callable[..., Plant]
+) -> None:
+    plant = plant_of(broker.port, POINTS)
+    serial = {"name": "Serial", "datatype": STRING, "string_value": "12345"}
+
+    async def answer() -> None:
+        while not edge.rebirths_asked():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        edge.say("NBIRTH", "", {"name": "Node Control/Rebirth", "datatype": 11, "boolean_value": False})
+        edge.say(
+            "DBIRTH", "M12", power(1.5), {"name": "Offset", "datatype": INT32, "int_value": 2**32 - 5}, serial
+        )
+
+    offers, _ = await asyncio.gather(browse(plant, "sp1", 1.0), answer())
+
+    assert [(one.cells, one.shows, one.note, one.used) for one in offers] == [
+        ({"topic": "Line4/M12", "json_path": POWER}, "1.5", "Float", True),
+        ({"topic": "Line4/M12", "json_path": "Offset"}, "-5.0", "Int32", False),
+    ]
+    assert edge.rebirths_asked() == 1
