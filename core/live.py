@@ -59,6 +59,8 @@ class Live:
         power_kw = self._engine.live_power_kw(
             now_ns, self._time_ns, self._value, self._before_ns, self._before
         )
+        if not power_kw:  # a plant of points alone
+            return LiveUpdate(now_ns, (), {})
         flow = self._engine.live_flow(now_ns, power_kw, stocks)
         nodes = tuple(
             LiveNode(name, _known(kw), _known(kg), _known(ratio))
