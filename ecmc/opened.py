@@ -9,6 +9,7 @@ from pathlib import Path
 
 from core.carbon.factors import FactorLibrary
 from core.engine import Engine
+from core.errors import StoreUnavailable
 from core.plant.model import Plant
 from core.registers.shelf import Registers
 from core.settings import default_data_folder
@@ -51,6 +52,9 @@ async def own_server(folder: Path) -> AsyncIterator[str]:
     dsn = await asyncio.to_thread(server.start)
     try:
         yield dsn
+    except StoreUnavailable as why:
+        reason = await asyncio.to_thread(server.last_words)
+        raise StoreUnavailable(f"the database of {folder} died: {reason}" if reason else str(why)) from None
     finally:
         await asyncio.to_thread(server.stop)
 

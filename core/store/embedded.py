@@ -116,6 +116,15 @@ class EmbeddedServer:
             return False
         return self._postmaster is not None and self._postmaster.is_running()
 
+    def last_words(self) -> str | None:
+        """Why the server died or cannot write, in its own words; None where it complained of nothing fatal."""
+        try:
+            lines = (self._folder / "postgres.log").read_text(errors="replace").splitlines()
+        except OSError:
+            return None
+        fatal = [line for line in lines if "PANIC:" in line or ("FATAL:" in line and "device" in line)]
+        return fatal[-1].split(":  ", 1)[-1] if fatal else None
+
     def revive(self) -> None:
         """Start the server again where it died under us; on its port, so that the DSN still holds.
 

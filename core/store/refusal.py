@@ -50,7 +50,10 @@ def refusals() -> Iterator[None]:
 def _cause(why: BaseException) -> BaseException:
     """The driver's own error; migrations raise it wrapped by SQLAlchemy, which is too slow a guest to import here."""
     wrapped = getattr(why, "orig", None)
-    return getattr(wrapped, "__cause__", None) or wrapped or why
+    cause = getattr(wrapped, "__cause__", None) or wrapped or why
+    while isinstance(cause, asyncpg.InterfaceError) and isinstance(cause.__context__, pg.PostgresError):
+        cause = cause.__context__  # a transaction that could not even be left, because of what came before
+    return cause
 
 
 def _translated(why: BaseException) -> Exception:
