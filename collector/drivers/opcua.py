@@ -9,7 +9,8 @@ seconds a source's clock may lag: up to there the value is known not to have
 changed, and no later change can be dated before it.
 
 A link that fails is not mended by the library, which throws away what the
-server kept; the driver marks the gap, gives up, and is opened again.
+server kept; the driver marks the gap, gives up, and is opened again. Then it
+asks for the history of the gap, beside the values of now.
 """
 
 from __future__ import annotations
@@ -36,6 +37,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from collector import pki
 from collector.delivery import Delivery, plausible
 from collector.driver import DeviceState
+from collector.drivers.opcua_history import (
+    NODES_PER_CALL,
+    Gap,
+    Row,
+    across_marks,
+    nodes_with_history,
+    read_history,
+)
 from core import quality
 from core.clock import NS_PER_S, Clock, SystemClock
 from core.errors import BadRequest, DeviceRefused, DeviceUnreachable
@@ -116,7 +125,7 @@ class OpcuaDriver:
     Options of the connection: `url`; `security` (`none`, `Basic256Sha256_Sign`,
     `Basic256Sha256_SignAndEncrypt`) with `certificate`, `private_key` and, to trust one server only,
     `server_certificate` instead of the plant's trust list (collector/pki.py); `username`, `password_env`, or
-    `user_certificate`, `user_private_key`; `mode` (`subscribe`, `read`); `timeout_s`, `session_timeout_s`,
+    `user_certificate`, `user_private_key`; `mode` (`subscribe`, `read`); `history` (false: never asked for); `timeout_s`, `session_timeout_s`,
     `publish_interval_s`, `sampling_interval_s`, `queue_size`.
     """
 
@@ -147,11 +156,13 @@ class OpcuaDriver:
         self._polling: list[tuple[float, list[_Node]]] = []  # next due (wall clock, s) and what
         self._refused: list[tuple[_Group, _Node]] = []
         self._retry_refused_s = 0.0
-        self._limit_read = self._limit_monitor = ITEMS_PER_SUBSCRIPTION
+        self._limit_read = self._limit_monitor = self._limit_history = ITEMS_PER_SUBSCRIPTION
+        self._gap: Gap | None = None
+        self._closing_gap: asyncio.Task[None] | None = None
         self._lost: str | None = None
         self._gap_marked = True
         self._arrived = asyncio.Event()
-        self._rows: list[tuple[int, int, float, int]] = []  # slot, time, raw, status: until the next read
+        self._rows: list[Row] = []  # until the next read
         self._marks: list[SampleBatch] = []
         n = len(points)
         self._heartbeat_ns = np.array([max(p.period_s, HEARTBEAT_S) for p in points]) * NS_PER_S
@@ -161,7 +172,7 @@ class OpcuaDriver:
         self._up = False
         self._since_ns = self._clock.now_ns()
         self._detail = "not connected"
-        self._counters = {"values": 0, "gaps": 0, "refused_nodes": 0}
+        self._counters = {"values": 0, "gaps": 0, "refused_nodes": 0, "history_values": 0}
 
     # ---- the seam
 
@@ -182,6 +193,8 @@ class OpcuaDriver:
             raise self._failure(why) from why
         self._up, self._since_ns, self._detail = True, self._clock.now_ns(), "connected"
         self._gap_marked = False
+        if self._gap is not None and self._options.get("history", True):
+            self._closing_gap = asyncio.create_task(self._close_gap(self._gap), name=f"history:{self.name}")
         return self
 
     async def read(self) -> SampleBatch:
@@ -218,6 +231,10 @@ class OpcuaDriver:
     async def __aexit__(self, *exc: object) -> None:
         self._up, self._detail = False, self._lost or "closed"
         self._since_ns = self._clock.now_ns()
+        if self._closing_gap is not None:
+            self._closing_gap.cancel()
+            await asyncio.gather(self._closing_gap, return_exceptions=True)
+            self._closing_gap = None
         await self._disconnect()
 
     # ---- connecting
@@ -332,7 +349,7 @@ class OpcuaDriver:
     async def _begin(self) -> None:
         client = self._session()
         namespaces = await client.get_namespace_array()
-        self._limit_read, self._limit_monitor = await self._operation_limits()
+        self._limit_read, self._limit_monitor, self._limit_history = await self._operation_limits()
         unknown = []
         for node in self._nodes:
             node.resolved = _resolved(node.node_id, namespaces)
@@ -353,18 +370,18 @@ class OpcuaDriver:
             self._groups = []
             self._poll(nodes)
 
-    async def _operation_limits(self) -> tuple[int, int]:
+    async def _operation_limits(self) -> list[int]:
         ids = ua.ObjectIds
         wanted = [
             ids.Server_ServerCapabilities_OperationLimits_MaxNodesPerRead,
             ids.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall,
+            ids.Server_ServerCapabilities_OperationLimits_MaxNodesPerHistoryReadData,
         ]
         answers = await self._session().uaclient.session.read_attributes(
             [ua.NodeId(ua.Int32(number)) for number in wanted], ua.AttributeIds.Value
         )
         limits = [_number(a.Value.Value if a.Value else None) for a in answers]
-        read, monitor = (int(v) if v > 0 else ITEMS_PER_SUBSCRIPTION for v in limits)
-        return min(read, ITEMS_PER_SUBSCRIPTION), min(monitor, ITEMS_PER_SUBSCRIPTION)
+        return [int(min(v, ITEMS_PER_SUBSCRIPTION)) if v > 0 else ITEMS_PER_SUBSCRIPTION for v in limits]
 
     # ---- subscriptions
 
@@ -542,23 +559,47 @@ class OpcuaDriver:
         except (OSError, TimeoutError, ua.UaError) as why:
             self._lose(f"read failed: {_said(why)}")
 
+    # ---- history
+
+    async def _close_gap(self, gap: Gap) -> None:
+        """Ask for what the server kept of a gap; live values come in beside it."""
+        until_ns = self._clock.now_ns()
+        client = self._session()
+        nodes = [n for n in self._nodes if n.resolved is not None and _known_since(gap, n)]
+        try:
+            kept = await nodes_with_history(client, [n.resolved for n in nodes], self._limit_read)
+            for part in _parts([nodes[i] for i in kept], min(self._limit_history, NODES_PER_CALL)):
+                since_ns = min(_known_since(gap, node) for node in part)
+                rows: list[Row] = []
+                async for i, values in read_history(client, [n.resolved for n in part], since_ns, until_ns):
+                    rows += _history_rows(part[i], values, until_ns)
+                self._take_history(gap, rows)
+        except (OSError, TimeoutError, ua.UaError) as why:
+            log.warning("history of a gap not read", extra={"connection": self.name, "why": _said(why)})
+            return
+        if self._gap is gap:
+            self._gap = None
+
+    def _take_history(self, gap: Gap, rows: Sequence[Row]) -> None:
+        by_slot: dict[int, list[Row]] = defaultdict(list)
+        for row in rows:
+            if row[1] > gap.since_ns[row[0]]:
+                by_slot[row[0]].append(row)
+        for slot, of_slot in by_slot.items():
+            of_slot.sort(key=lambda row: row[1])
+            self._rows += of_slot
+            self._rows += across_marks(gap.row_before(slot), of_slot, gap.marks_ns)
+            self._counters["history_values"] += len(of_slot)
+        self._arrived.set()
+
     # ---- values
 
     def _value(self, node: _Node, value: ua.DataValue, arrival_ns: int, polled: bool) -> None:
-        code = value.StatusCode.value if value.StatusCode is not None else 0
-        status = quality.status(code)
         first = self._last_status[node.feeds[0][0]] < 0
-        time_ns, doubtful = _time_of(value, arrival_ns, standing=polled or bool(first))
-        if code in (ua.StatusCodes.BadNodeIdUnknown, ua.StatusCodes.BadNodeIdInvalid):
-            status = quality.BAD_CONFIGURATION_ERROR
-        elif doubtful and status == quality.GOOD:
-            status = quality.UNCERTAIN
-        content = value.Value.Value if value.Value is not None else None
-        for slot, element in node.feeds:
-            raw, own_status = _element(content, element)
-            kept = status if status < 0 or own_status == quality.GOOD else own_status
-            self._rows.append((slot, time_ns, raw, kept))
-            self._last_ns[slot], self._last_raw[slot], self._last_status[slot] = time_ns, raw, kept
+        for row in _rows_of(node, value, arrival_ns, standing=polled or bool(first)):
+            slot, time_ns, raw, status = row
+            self._rows.append(row)
+            self._last_ns[slot], self._last_raw[slot], self._last_status[slot] = time_ns, raw, status
 
     def _take_rows(self) -> SampleBatch:
         rows, self._rows = self._rows, []
@@ -583,8 +624,12 @@ class OpcuaDriver:
         self._counters["gaps"] += 1
         slots = np.arange(self._last_status.size)
         configured = self._last_status != quality.BAD_CONFIGURATION_ERROR
+        now_ns = self._clock.now_ns()
+        if self._gap is None:
+            self._gap = Gap(self._last_ns.copy(), self._last_status.copy(), self._last_raw.copy())
+        self._gap.marks_ns.append(now_ns)
         self._last_status[configured] = quality.BAD_NO_COMMUNICATION
-        return self._delivery.mark(slots[configured], self._clock.now_ns(), quality.BAD_NO_COMMUNICATION)
+        return self._delivery.mark(slots[configured], now_ns, quality.BAD_NO_COMMUNICATION)
 
     # ---- ends
 
@@ -648,6 +693,33 @@ def _resolved(node_id: str, namespaces: Sequence[str]) -> ua.NodeId | None:
         return ua.NodeId.from_string(node_id)
     except (ua.UaError, ValueError):
         return None
+
+
+def _rows_of(node: _Node, value: ua.DataValue, arrival_ns: int, standing: bool) -> Iterator[Row]:
+    """A value of a node as rows of the slots it feeds."""
+    code = value.StatusCode.value if value.StatusCode is not None else 0
+    status = quality.status(code)
+    time_ns, doubtful = _time_of(value, arrival_ns, standing)
+    if code in (ua.StatusCodes.BadNodeIdUnknown, ua.StatusCodes.BadNodeIdInvalid):
+        status = quality.BAD_CONFIGURATION_ERROR
+    elif doubtful and status == quality.GOOD:
+        status = quality.UNCERTAIN
+    content = value.Value.Value if value.Value is not None else None
+    for slot, element in node.feeds:
+        raw, own_status = _element(content, element)
+        yield slot, time_ns, raw, status if status < 0 or own_status == quality.GOOD else own_status
+
+
+def _history_rows(node: _Node, values: Sequence[ua.DataValue], until_ns: int) -> list[Row]:
+    """Rows of a page of history; what has no time of its own is worth nothing here."""
+    dated = (one for one in values if one.SourceTimestamp is not None or one.ServerTimestamp is not None)
+    rows = [row for one in dated for row in _rows_of(node, one, until_ns + 1, standing=False)]
+    return [row for row in rows if row[1] <= until_ns]
+
+
+def _known_since(gap: Gap, node: _Node) -> int:
+    """The oldest of the last values of what a node feeds; 0 where there was none yet."""
+    return min(int(gap.since_ns[slot]) for slot, _ in node.feeds)
 
 
 def _time_of(value: ua.DataValue, arrival_ns: int, standing: bool) -> tuple[int, bool]:

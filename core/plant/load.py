@@ -254,6 +254,8 @@ class _Reading:
         for key in ("publish_interval_s", "sampling_interval_s"):
             _put(options, key, one.number(key, None, above=0, most=3600))
         _put(options, "queue_size", one.integer("queue_size", None, least=1, most=100_000))
+        if one.value("history") is not None:
+            options["history"] = one.flag("history")
         for key in ("username", "password_env"):
             _put(options, key, one.text(key))
         self._files(one, options, "certificate", "private_key", "server_certificate")

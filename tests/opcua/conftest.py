@@ -83,6 +83,13 @@ def server(pki: Path) -> Iterator[NodeServer]:
     started.kill()
 
 
+@pytest.fixture(scope="module")
+def historian(pki: Path) -> Iterator[NodeServer]:
+    started = NodeServer(pki, history=["Volume"])
+    yield started
+    started.kill()
+
+
 @pytest.fixture
 def start_server(pki: Path) -> Iterator[Callable[..., NodeServer]]:
     started: list[NodeServer] = []

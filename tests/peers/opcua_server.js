@@ -43,6 +43,7 @@ async function main() {
   add("Volume", opcua.DataType.Int32, -7);
   add("Voltage", opcua.DataType.Float, Float32Array.from([230, 231, 229]), opcua.VariantArrayType.Array);
   for (let i = 0; i < extra; i++) add(`N${i}`, opcua.DataType.Double, i);
+  for (const name of more.history || []) space.installHistoricalDataNode(variables[name], { maxOnlineValues: 5000 });
   await server.start();
   readline.createInterface({ input: process.stdin }).on("line", (line) => {
     const [verb, name, value] = line.split(" ");

@@ -1,0 +1,116 @@
+"""What a server kept while nobody listened: a gap closed by HistoryRead, where nodes have a history.
+
+The gap's marks stay where they are, for they were true when they were made. A
+history of changes says by its silence that a value stood; so the value that
+stood at a mark is repeated a microsecond after it, provided the history goes on
+behind the mark and so is known to cover it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from asyncua import Client, ua
+
+from core import quality
+from core.clock import NS_PER_S, datetime_of
+from core.samples import NS_PER_US, Floats, Statuses, Times
+
+log = logging.getLogger(__name__)
+
+LONGEST_GAP_S: Final = 7 * 86_400  # what is older is not believed of a live source either
+VALUES_PER_PAGE: Final = 1_000
+NODES_PER_CALL: Final = 100
+_READABLE: Final = 4  # AccessLevel: the history can be read (Part 3, 8.57)
+
+Row = tuple[int, int, float, int]  # slot, time, raw, status
+
+
+@dataclass(slots=True)
+class Gap:
+    """What was known of each slot when the link was lost, and every mark made since.
+
+    Attributes:
+        since_ns: Shape (n,), time of the last value, 0 where there was none.
+        before: The last row of each slot before the gap.
+    """
+
+    since_ns: Times
+    status: Statuses
+    raw: Floats
+    marks_ns: list[int] = field(default_factory=list)
+
+    def row_before(self, slot: int) -> Row | None:
+        if self.since_ns[slot] == 0 or self.status[slot] < 0:
+            return None
+        return slot, int(self.since_ns[slot]), float(self.raw[slot]), int(self.status[slot])
+
+
+async def nodes_with_history(client: Client, nodes: Sequence[ua.NodeId], per_call: int) -> list[int]:
+    """Which of the nodes, by index, have a history we may read."""
+    found = []
+    for start in range(0, len(nodes), per_call):
+        answers = await client.uaclient.session.read_attributes(
+            list(nodes[start : start + per_call]), ua.AttributeIds.UserAccessLevel
+        )
+        for i, answer in enumerate(answers, start):
+            level = answer.Value.Value if answer.Value is not None else None
+            if isinstance(level, int) and level & _READABLE:
+                found.append(i)
+    return found
+
+
+async def read_history(
+    client: Client, nodes: Sequence[ua.NodeId], start_ns: int, end_ns: int
+) -> AsyncIterator[tuple[int, list[ua.DataValue]]]:
+    """The raw values of nodes in [start_ns, end_ns], page by page, as (index of the node, values).
+
+    Args:
+        nodes: At most NODES_PER_CALL, and no more than the server takes.
+    """
+    details = ua.ReadRawModifiedDetails(
+        IsReadModified=False,
+        StartTime=datetime_of(max(start_ns, end_ns - LONGEST_GAP_S * NS_PER_S)),
+        EndTime=datetime_of(end_ns),
+        NumValuesPerNode=ua.UInt32(VALUES_PER_PAGE),
+        ReturnBounds=False,
+    )
+    wanted: dict[int, bytes | None] = dict.fromkeys(range(len(nodes)))
+    while wanted:
+        results = await client.uaclient.session.history_read(
+            ua.HistoryReadParameters(
+                HistoryReadDetails=details,
+                TimestampsToReturn=ua.TimestampsToReturn.Both,
+                ReleaseContinuationPoints=False,
+                NodesToRead=[
+                    ua.HistoryReadValueId(NodeId=nodes[i], IndexRange="", ContinuationPoint=point)
+                    for i, point in wanted.items()
+                ],
+            )
+        )
+        going_on: dict[int, bytes | None] = {}
+        for (i, point), result in zip(wanted.items(), results, strict=True):
+            values = getattr(result.HistoryData, "DataValues", None)
+            if result.StatusCode.is_good() and values:
+                yield i, values
+                if result.ContinuationPoint and result.ContinuationPoint != point:
+                    going_on[i] = result.ContinuationPoint
+        wanted = going_on
+
+
+def across_marks(before: Row | None, rows: Sequence[Row], marks_ns: Sequence[int]) -> list[Row]:
+    """Repeats of the value that stood at each mark, a microsecond behind it; rows are of one slot, by time."""
+    repeats: list[Row] = []
+    for mark_ns in marks_ns:
+        standing, after = before, False
+        for row in rows:
+            if row[1] > mark_ns:
+                after = row[1] > mark_ns + NS_PER_US
+                break
+            standing = row
+        if after and standing is not None and standing[3] >= 0 and standing[3] < quality.UNCERTAIN_FROM:
+            repeats.append((standing[0], mark_ns + NS_PER_US, standing[2], standing[3]))
+    return repeats
