@@ -14,7 +14,9 @@ which edge nodes with a store of their own wait for.
 
 Edge nodes report by exception, so an unchanged value would look like a missing
 one. It is repeated while its node lives, dated ninety seconds back: had the node
-gone by then, the broker would have said so within its keep-alive.
+gone by then, the broker would have said so within its keep-alive. A node that
+gathers its changes before it sends them is given twice the longest it took, and
+one that has sent nothing since its birth is not vouched for at all.
 """
 
 from __future__ import annotations
@@ -90,6 +92,7 @@ class _Node:
     lost_said: bool = False  # its points are marked as without communication
     marked_ns: int = 0
     newest_ns: int = 0
+    gathers_ns: int | None = None  # the longest from a value's time to its arrival
     counters: dict[str, int] = field(
         default_factory=lambda: {
             "messages": 0,
@@ -253,10 +256,10 @@ class SparkplugDriver(BrokerDriver):
             self._client.publish(topic, rebirth_request(now_ns // 1_000_000), qos=0, retain=False)
 
     def _repeat(self, now_ns: int, columns: Columns) -> None:
-        at_ns = now_ns - int(REPEAT_LAG_S * NS_PER_S)
         for node in self._nodes.values():
-            if not node.born or node.held:
+            if not node.born or node.held or node.gathers_ns is None:
                 continue
+            at_ns = now_ns - max(int(REPEAT_LAG_S * NS_PER_S), 2 * node.gathers_ns)
             for place in node.places.values():
                 for slot in place.all_slots() if place.born else ():
                     raw = self._last_raw[slot]
@@ -460,8 +463,10 @@ class SparkplugDriver(BrokerDriver):
         """The metric's own time or the message's, where there is one that can be believed, else the arrival's."""
         if not time_ms:
             return message.arrival_ns, quality.GOOD
-        if plausible(time_ms * 1_000_000, message.arrival_ns):
-            return time_ms * 1_000_000, quality.GOOD
+        at_ns = time_ms * 1_000_000
+        if plausible(at_ns, message.arrival_ns):
+            node.gathers_ns = max(node.gathers_ns or 0, message.arrival_ns - at_ns)
+            return at_ns, quality.GOOD
         node.counters["times_refused"] += 1
         return message.arrival_ns, quality.UNCERTAIN
 

@@ -411,6 +411,11 @@ async def test_an_unchanged_value_is_repeated_while_its_node_lives(
     async with opened(plant) as reading:
         reading.driver._repeat_ns = [int(0.2 * NS_PER_S)] * 2
         await say(edge.births)
+        await asyncio.sleep(1.2)
+        assert reading.values("power") == [
+            1.5
+        ]  # nothing tells yet how long this node gathers before it sends
+        await say(edge.say, "DDATA", "M12", {"alias": 2, "double_value": 101.0})
         await reading.until(lambda: len(reading.values("power")) >= 3)
         assert set(reading.values("power")) == {1.5}
         times = [row[1] for row in reading.rows if row[0] == "power"]
@@ -422,6 +427,49 @@ async def test_an_unchanged_value_is_repeated_while_its_node_lives(
         count = len(reading.rows)
         await asyncio.sleep(1.3)
         assert len(reading.rows) == count
+
+
+async def test_a_node_that_gathers_its_changes_is_not_spoken_for_meanwhile(
+    broker: Any, edge: Edge, plant_of: Callable[..., Plant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sparkplug, "REPEAT_LAG_S", 0.1)
+    async with opened(plant_of(broker.port, POINTS)) as reading:
+        reading.driver._repeat_ns = [int(0.1 * NS_PER_S)] * 2
+        old_ms = time.time_ns() // 1_000_000 - 60_000
+        await say(edge.births, timestamp=old_ms)
+        await say(edge.say, "DDATA", "M12", {"alias": 2, "timestamp": old_ms + 10, "double_value": 101.0})
+        await reading.until(lambda: len(reading.rows) == 3)
+        await asyncio.sleep(1.2)
+
+    assert len(reading.rows) == 3
+
+
+async def test_a_broker_away_is_a_gap_and_the_births_are_asked_for_again(
+    broker: Any, edge: Edge, plant_of: Callable[..., Plant], tmp_path: Path
+) -> None:
+    plant = plant_of(broker.port, POINTS)
+    async with opened(plant) as reading:
+        await say(edge.births)
+        await reading.until(lambda: len(reading.rows) == 2)
+        await asyncio.to_thread(broker.stop)
+        await reading.until(lambda: len(reading.rows) == 4)
+        assert "link lost" in reading.driver.devices()["gw"].detail
+    assert {row[3] for row in reading.rows[2:]} == {quality.BAD_NO_COMMUNICATION}
+
+    await asyncio.to_thread(broker.start)
+    again = Edge(broker.port)
+    async with SparkplugDriver(plant, plant.connections[0]) as driver:
+        reading = Reading(driver)
+        task = asyncio.create_task(reading.run())
+        again.seq = 5
+        await say(again.say, "DDATA", "M12", {"alias": 1, "float_value": 9.0})
+        await reading.until(again.rebirths_asked)
+        assert reading.rows == []
+        await say(again.births)
+        await reading.until(lambda: reading.values("power") == [1.5])
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    again.close()
 
 
 async def test_the_host_says_when_it_is_there_and_publishes_nothing_else_but_rebirths(
