@@ -38,7 +38,10 @@ log = logging.getLogger(__name__)
 
 DRAIN_EVERY_S: Final = 0.03
 DRAIN_ROWS: Final = 20_000
-WAITING_MESSAGES: Final = 200_000  # beyond this QoS 0 is dropped and counted, QoS 1 left with the broker
+# Beyond these, messages of QoS 0 are dropped and counted. Others are never: the broker would wait for their
+# acknowledgement, and it sends no more than RECEIVE_MAXIMUM before.
+WAITING_MESSAGES: Final = 200_000
+WAITING_BYTES: Final = 64 << 20
 RECEIVE_MAXIMUM: Final = 1_000
 READ_BYTES: Final = 65_536
 LAST_WORD_S: Final = 1.0
@@ -161,6 +164,8 @@ class BrokerDriver:
         self._client: _Reader | None = None
         self._thread: threading.Thread | None = None
         self._waiting: deque[Message] = deque()
+        self._received_bytes = 0  # counted by the network thread alone, as the other is by the loop
+        self._taken_bytes = 0
         self._to_ack: list[tuple[int, int]] = []
         self._unstored = False
         self._refused: list[str] = []
@@ -203,6 +208,7 @@ class BrokerDriver:
 
     async def __aenter__(self) -> Self:
         self._waiting.clear()
+        self._received_bytes = self._taken_bytes = 0
         self._to_ack.clear()
         try:
             await self._connect()
@@ -375,9 +381,11 @@ class BrokerDriver:
     def _received(self, topic: str, payload: bytes, mid: int, qos: int, retained: bool) -> None:
         """On the network thread, which an exception here would end."""
         try:
-            if len(self._waiting) >= WAITING_MESSAGES:
+            waiting_bytes = self._received_bytes - self._taken_bytes
+            if qos == 0 and (len(self._waiting) >= WAITING_MESSAGES or waiting_bytes >= WAITING_BYTES):
                 self._dropped += 1
                 return
+            self._received_bytes += len(payload)
             self._waiting.append(Message(topic, payload, mid, qos, retained, self._clock.now_ns()))
         except Exception:
             self._dropped += 1
@@ -388,6 +396,7 @@ class BrokerDriver:
         columns = Columns()
         while self._waiting and len(columns) < DRAIN_ROWS:
             message = self._waiting.popleft()
+            self._taken_bytes += len(message.payload)
             if message.qos:
                 self._to_ack.append((message.mid, message.qos))
             self._take(message, columns)

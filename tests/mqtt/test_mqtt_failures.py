@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from collector.drivers import broker as broker_module
 from collector.drivers.mqtt import MqttDriver
 from collector.spool import Spool
 from collector.supervise import Backoff, Link
@@ -279,6 +280,95 @@ async def test_what_an_access_list_holds_back_without_a_word_is_said(
 
         assert batch.names() == ["power"]
         assert driver.devices()["gw"].detail == "connected, nothing yet on office/m9"
+
+
+def test_a_flood_nobody_reads_costs_messages_of_qos_0_and_bounded_memory(
+    plant_of: Callable[..., Plant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker_module, "WAITING_BYTES", 1_000)
+    plant = plant_of(1, POWER)
+    driver = MqttDriver(plant, plant.connections[0])
+    now = start_ns(0)
+    for k in range(100):
+        driver._received("plant/m1", message(float(k), now + k).encode(), k, k % 2, False)
+
+    kept = [waiting.qos for waiting in driver._waiting]
+    assert kept.count(1) == 50
+    assert 0 < kept.count(0) < 40
+    assert driver.devices()["gw"].counters["messages_dropped"] == 50 - kept.count(0)
+    driver._drain()
+    driver._received("plant/m1", message(0.0, now).encode(), 1, 0, False)
+    assert len(driver._waiting) == 1
+
+
+class Wire:
+    """A relay before the broker that keeps every packet the client sends."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self.sent = bytearray()
+        self.closed = False
+
+    async def __aenter__(self) -> Wire:
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._server.close()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_broker, to_broker = await asyncio.open_connection("127.0.0.1", self._to)
+
+        async def pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter, kept: bytearray) -> None:
+            while data := await source.read(65_536):
+                kept += data
+                sink.write(data)
+            sink.close()
+
+        await asyncio.gather(pass_on(reader, to_broker, self.sent), pass_on(from_broker, writer, bytearray()))
+        self.closed = True
+
+    def packets(self) -> list[tuple[int, bytes]]:
+        """Type and content of each packet (MQTT 5, 2.1)."""
+        found, at = [], 0
+        while at < len(self.sent):
+            kind, at, length, shift = self.sent[at] >> 4, at + 1, 0, 0
+            while True:
+                byte, at = self.sent[at], at + 1
+                length |= (byte & 127) << shift
+                shift += 7
+                if byte < 128:
+                    break
+            found.append((kind, bytes(self.sent[at : at + length])))
+            at += length
+        return found
+
+
+CONNECT, PUBLISH, PUBACK, PUBREC, PUBCOMP, SUBSCRIBE, PINGREQ, DISCONNECT = 1, 3, 4, 5, 7, 8, 12, 14
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+async def test_no_packet_ecmc_sends_a_broker_publishes_anything(
+    broker: Any, gateway: Any, plant_of: Callable[..., Plant], version: str
+) -> None:
+    async with Wire(broker.port) as wire:
+        plant = plant_of(wire.port, ELSEWHERE, version=version, qos=2, keep_alive_s=1)
+        async with MqttDriver(plant, plant.connections[0]) as driver:
+            for qos in (0, 1, 2):
+                await asyncio.to_thread(gateway.publish, "plant/m1", message(float(qos), start_ns(qos)), qos)
+            rows = 0
+            async with asyncio.timeout(8):
+                while rows < 3:
+                    rows += len(await driver.read())
+                    await driver.stored()
+            await until(lambda: PINGREQ in {kind for kind, _ in wire.packets()})
+        await until(lambda: wire.closed)
+    kinds = [kind for kind, _ in wire.packets()]
+
+    assert kinds[0] == CONNECT
+    assert set(kinds) == {CONNECT, SUBSCRIBE, PUBACK, PUBREC, PUBCOMP, PINGREQ, DISCONNECT}
+    assert not wire.packets()[0][1][7] & 0b100  # nor leaves a will behind
 
 
 async def test_a_frozen_broker_is_noticed_and_left(broker: Any, plant_of: Callable[..., Plant]) -> None:
