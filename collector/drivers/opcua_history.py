@@ -8,25 +8,21 @@ behind the mark and so is known to cover it.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
-from asyncua import Client, ua
+from asyncua import ua
 
+from collector.drivers.opcua_decode import Row
 from core import quality
 from core.clock import NS_PER_S, datetime_of
 from core.samples import NS_PER_US, Floats, Statuses, Times
-
-log = logging.getLogger(__name__)
 
 LONGEST_GAP_S: Final = 7 * 86_400  # what is older is not believed of a live source either
 VALUES_PER_PAGE: Final = 1_000
 NODES_PER_CALL: Final = 100
 _READABLE: Final = 4  # AccessLevel: the history can be read (Part 3, 8.57)
-
-Row = tuple[int, int, float, int]  # slot, time, raw, status
 
 
 @dataclass(slots=True)
@@ -49,11 +45,11 @@ class Gap:
         return slot, int(self.since_ns[slot]), float(self.raw[slot]), int(self.status[slot])
 
 
-async def nodes_with_history(client: Client, nodes: Sequence[ua.NodeId], per_call: int) -> list[int]:
+async def nodes_with_history(services: Any, nodes: Sequence[ua.NodeId], per_call: int) -> list[int]:
     """Which of the nodes, by index, have a history we may read."""
     found = []
     for start in range(0, len(nodes), per_call):
-        answers = await client.uaclient.session.read_attributes(
+        answers = await services.read_attributes(
             list(nodes[start : start + per_call]), ua.AttributeIds.UserAccessLevel
         )
         for i, answer in enumerate(answers, start):
@@ -64,7 +60,7 @@ async def nodes_with_history(client: Client, nodes: Sequence[ua.NodeId], per_cal
 
 
 async def read_history(
-    client: Client, nodes: Sequence[ua.NodeId], start_ns: int, end_ns: int
+    services: Any, nodes: Sequence[ua.NodeId], start_ns: int, end_ns: int
 ) -> AsyncIterator[tuple[int, list[ua.DataValue]]]:
     """The raw values of nodes in [start_ns, end_ns], page by page, as (index of the node, values).
 
@@ -80,7 +76,7 @@ async def read_history(
     )
     wanted: dict[int, bytes | None] = dict.fromkeys(range(len(nodes)))
     while wanted:
-        results = await client.uaclient.session.history_read(
+        results = await services.history_read(
             ua.HistoryReadParameters(
                 HistoryReadDetails=details,
                 TimestampsToReturn=ua.TimestampsToReturn.Both,

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from asyncua import ua
 
-from collector.drivers import opcua
+from collector.drivers import opcua, opcua_session
 from collector.drivers.opcua import OpcuaDriver
+from collector.drivers.opcua_decode import time_of
 from collector.pki import Pki
 from core import quality
 from core.errors import DeviceRefused, DeviceUnreachable
@@ -198,7 +199,7 @@ async def test_a_link_that_only_goes_silent_is_noticed(
     plant_of: Callable[..., Plant],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(opcua, "WATCHDOG_S", 0.5)
+    monkeypatch.setattr(opcua_session, "WATCHDOG_S", 0.5)
     async with wire(server.port) as line:
         plant = plant_of(line.port, {"volume": POINTS["volume"]}, timeout_s=1.0)
         async with opened(plant) as reading:
@@ -318,6 +319,6 @@ def test_the_time_of_a_value_is_the_source_s_unless_its_clock_is_wrong(
 ) -> None:
     value = ua.DataValue(ua.Variant(1.0), SourceTimestamp=source, ServerTimestamp=server_time)
 
-    time_ns, in_doubt = opcua._time_of(value, NOW_NS, standing)
+    time_ns, in_doubt = time_of(value, NOW_NS, standing)
 
     assert ((time_ns - NOW_NS) / NS_PER_S, in_doubt) == (seconds, doubtful)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from collector.drivers import opcua
+from collector.drivers import opcua_session
 from collector.drivers.opcua import OpcuaDriver
 from collector.drivers.opcua_history import across_marks
 from collector.spool import Spool
@@ -129,7 +129,7 @@ async def test_a_black_hole_is_noticed_marked_once_and_closed_by_the_history(
     plant_of: Callable[..., Plant],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(opcua, "WATCHDOG_S", 0.5)
+    monkeypatch.setattr(opcua_session, "WATCHDOG_S", 0.5)
     async with wire(historian.port) as line:
         plant = plant_of(line.port, VOLUME, period_s=0.1, publish_interval_s=0.2, timeout_s=1.0)
         kept, _ = await collected(plant, historian, line, 5.0, "silence")
