@@ -6,6 +6,7 @@ models below describe the answers, they are not run over every row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -26,6 +27,11 @@ class Json(Response):
 
     def render(self, content: object) -> bytes:
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def number(value: float) -> float | None:
+    """A number as an answer has it: None where nothing is known."""
+    return value if math.isfinite(value) else None
 
 
 class LabelRow(BaseModel):

@@ -22,7 +22,9 @@ from core.health import Health
 from core.inventory import Inventory
 from core.ledger import LedgerDay
 from core.plant.model import Plant
+from core.reconciliation import ReconciledEdge
 from core.registers.shelf import Registers
+from core.shares import Shares
 from core.store.seam import Store
 
 
@@ -59,7 +61,8 @@ class Services:
         event_changed: Told that an event of a meter was written down or withdrawn.
         boot: Names this run of the process; event ids carry it.
         auth: None: nobody is asked for a key.
-        explain: Opens figures; None where this process has no results.
+        explain, shares, reconciliation: Open figures, say what energy was made of, correct meters against each other;
+            None where this process has no results.
     """
 
     plant: Callable[[], Plant]
@@ -83,6 +86,8 @@ class Services:
     boot: str
     auth: Auth | None = None
     explain: Explanations | None = None
+    shares: Shares | None = None
+    reconciliation: Callable[[int, int], Awaitable[Sequence[ReconciledEdge]]] | None = None
 
 
 def _services(request: Request) -> Services:

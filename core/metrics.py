@@ -25,6 +25,12 @@ CERTIFICATE_DAYS = Gauge(
     "ecmc_certificate_days", "Days a certificate of a connection is still valid", ["connection", "whose"]
 )
 
+LIVE_ERROR = Gauge(
+    "ecmc_live_error_share",
+    "Mean of the live carbon rate over the last closed hour against what closed, less 1",
+    ["node"],
+)
+
 ALERTS = Gauge("ecmc_alerts", "Alarms by state", ["state"])
 
 HTTP_REQUESTS = Counter("ecmc_http_requests", "Requests answered", ["method", "route", "status"])

@@ -16,12 +16,14 @@ from typing import Final
 
 import numpy as np
 
+from core.bus import LiveUpdate
 from core.clock import Clock, datetime_of, rfc3339, time_ns_of
 from core.errors import EcmcError
 from core.history import History
 from core.ledger import counter_ledger
+from core.metrics import LIVE_ERROR
 from core.plant.model import Edge, Node, NodeKind, PointMeter, Role
-from core.results import HOUR_NS, Mark, WindowResult
+from core.results import HOUR_NS, Basis, Mark, WindowResult
 from core.samples import NS_PER_S, PointTable, SampleBatch, sample_batch
 from core.store.seam import Store
 
@@ -31,6 +33,7 @@ LOOK_EVERY_S: Final = 30.0
 SETTLED_NS: Final = (
     180 * NS_PER_S
 )  # how long after its end an hour is looked at: the last readings are in by then
+_PICTURES: Final = 1800  # live pictures an hour needs to be compared: half of them
 _RESOLUTION: Final = 0.01  # of a register that does not state its own, in its unit
 
 
@@ -101,6 +104,16 @@ class Watch:
         self._tell = tell
         self._looked_until_ns = 0
         self._day_until_ns = 0
+        self._heard: dict[int, dict[str, list[float]]] = {}  # hour -> node -> kgCO2e/h, each second
+
+    def heard(self, picture: LiveUpdate) -> None:
+        """Keep a live picture until its hour has closed."""
+        hour = self._heard.setdefault(picture.time_ns // HOUR_NS * HOUR_NS, {})
+        for node in picture.nodes:
+            if node.emissions_kgco2e_per_h is not None:
+                hour.setdefault(node.node, []).append(node.emissions_kgco2e_per_h)
+        while len(self._heard) > 3:
+            del self._heard[min(self._heard)]
 
     async def run(self) -> None:
         """Look until cancelled; what cannot be read now is looked at the next time."""
@@ -119,6 +132,7 @@ class Watch:
             for hour in await self._store.stored(hour_ns - HOUR_NS, hour_ns):
                 if np.isfinite(hour.energy.energy_kwh).any():
                     self._tell(await self._observed(hour))
+                    self._compare(hour)
             self._looked_until_ns = hour_ns
         engine = self._history().current
         here = datetime_of(now_ns).astimezone(engine.plant.zone)
@@ -129,6 +143,17 @@ class Watch:
             start_ns = time_ns_of(datetime(before.year, before.month, before.day, tzinfo=engine.plant.zone))
             self._tell(await self._observed_day(start_ns, day_ns))
             self._day_until_ns = day_ns
+
+    def _compare(self, hour: WindowResult) -> None:
+        """Publish how far the live estimates of an hour were from what closed."""
+        heard = self._heard.pop(hour.start_ns, {})
+        first = self._history().current.methods[0].id
+        shown = [i for i, f in enumerate(hour.flows) if f.method_set == first and f.basis == Basis.LOCATION]
+        for row, node in enumerate(hour.nodes):
+            rates = heard.get(node, [])
+            closed_kg = float(np.nansum(hour.through_kg[row, shown]))
+            if len(rates) >= _PICTURES and closed_kg > 0:
+                LIVE_ERROR.labels(node).set(float(np.mean(rates)) / closed_kg - 1.0)
 
     async def _observed(self, hour: WindowResult) -> SampleBatch:
         engine = await self._history().engine_at(hour.start_ns)

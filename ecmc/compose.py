@@ -45,10 +45,12 @@ from core.metrics import count_written
 from core.period import Periods
 from core.pipeline import Pipeline
 from core.plant.model import Plant
+from core.reconciliation import ReconciledEdge, reconciliation
 from core.registers.meter_event import points_of
 from core.registers.shelf import Registers
 from core.samples import SampleBatch
 from core.sealing import Sealing
+from core.shares import Shares
 from core.store.claim import EngineClaim
 from core.store.embedded import EmbeddedServer
 from core.store.factor_use import factors_used
@@ -211,6 +213,8 @@ class Site:
             boot=secrets.token_hex(4),
             auth=auth,
             explain=self._explanations,
+            shares=Shares(self._store, self._pipeline.history),
+            reconciliation=self._reconciliation,
         )
         self._health.report("store", Status.OK)
         parts = {
@@ -292,6 +296,10 @@ class Site:
         if start_ns <= end_ns:
             await self._store.mark_dirty(start_ns, end_ns, points, reason)
 
+    async def _reconciliation(self, start_ns: int, end_ns: int) -> list[ReconciledEdge]:
+        engine = await self._pipeline.history.engine_at(start_ns)
+        return await reconciliation(engine, self._store, start_ns, end_ns)
+
     async def _counter_ledger(self, point: str, start_ns: int, end_ns: int) -> list[LedgerDay]:
         return await counter_ledger(self._pipeline.history.current, self._store, point, start_ns, end_ns)
 
@@ -306,6 +314,7 @@ class Site:
                     with contextlib.suppress(TimeoutError):
                         self._live.observe(await asyncio.wait_for(news.get(), wait_s))
                 self._newest_live = self._live.update(self._clock.now_ns(), self._pipeline.stocks_now())
+                self._figures.heard(self._newest_live)
                 self._bus.publish(LIVE, self._newest_live)
 
     async def _watch(self) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from api.answer import Json, LabelRow, times
+from api.answer import Json, LabelRow, number, times
 from api.deps import InPlant, InServices
 from api.routes.series import MethodSet, asked_method_set
 from api.table import InMedia, Sheet, download
@@ -147,7 +146,7 @@ def _base_year(statement: Statement, period: str, made: Inventory) -> dict[str, 
     computed_kg, due = None, None
     if period == str(statement.base_year):
         kg = sum(t.total_kg for t in made.totals if t.basis is Basis.LOCATION and t.scope <= 2)
-        computed_kg = _number(kg)
+        computed_kg = number(kg)
         if declared and computed_kg is not None:
             due = abs(computed_kg - declared) > threshold * declared
     return {
@@ -168,12 +167,12 @@ def _line(line: Line) -> dict[str, Any]:
         "category": line.category,
         "basis": None if line.basis is None else line.basis.value,
         "kgco2e": _numbers(line.kg),
-        "total_kgco2e": _number(line.total_kg),
-        "biogenic_kgco2": _number(line.total_biogenic_kg),
-        "energy_kwh": _number(line.energy_kwh),
-        "coverage": _number(line.coverage),
-        "estimated_share": _number(line.estimated_share),
-        "uncertainty": _number(line.uncertainty),
+        "total_kgco2e": number(line.total_kg),
+        "biogenic_kgco2": number(line.total_biogenic_kg),
+        "energy_kwh": number(line.energy_kwh),
+        "coverage": number(line.coverage),
+        "estimated_share": number(line.estimated_share),
+        "uncertainty": number(line.uncertainty),
         "uncertainty_not_stated": list(line.unstated),
         "factors": list(line.factors),
     }
@@ -184,9 +183,9 @@ def _total(total: Total) -> dict[str, Any]:
         "scope": total.scope,
         "basis": Basis(total.basis).value,
         "kgco2e": _numbers(total.kg),
-        "total_kgco2e": _number(total.total_kg),
+        "total_kgco2e": number(total.total_kg),
         "coverage": _numbers(total.coverage),
-        "uncertainty": _number(total.uncertainty),
+        "uncertainty": number(total.uncertainty),
     }
 
 
@@ -235,9 +234,5 @@ def _label(label: Label) -> dict[str, str]:
     return {"zh": label.zh, "en": label.en}
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 def _numbers(column: Floats) -> list[float | None]:
-    return [_number(value) for value in column.tolist()]
+    return [number(value) for value in column.tolist()]

@@ -205,6 +205,26 @@ class Allocation:
 
 
 @dataclass(frozen=True, slots=True)
+class TariffPeriod:
+    """A price from minute `begin` of the day to minute `end`, over midnight where that is smaller; weekdays from 0."""
+
+    begin: int
+    end: int
+    price: float
+    months: tuple[int, ...]
+    days: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """What a kWh of a source costs: by the first period that holds, else `price`."""
+
+    currency: str
+    price: float
+    periods: tuple[TariffPeriod, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Medium:
     """What a metered unit holds: a stated number, or the state of steam or water.
 
@@ -239,6 +259,7 @@ class Node:
         soc: Point id of the state of charge in %, or None.
         carrier: Of a source, bus or storage; None where inflows differ (converter).
         allocation: Of a converter with several outputs.
+        tariff, non_fossil_share: Of a source: what a kWh costs, and how much of it is non-fossil as stated.
         efficiency, no_load_kw: What a converter (a transformer too) is declared to give out of what it takes, and
             to lose whatever it takes; its balance is judged by them.
     """
@@ -260,6 +281,8 @@ class Node:
     allocation: Allocation | None = None
     efficiency: float | None = None
     no_load_kw: float = 0.0
+    tariff: Tariff | None = None
+    non_fossil_share: float | None = None
 
 
 class Role(StrEnum):

@@ -28,6 +28,7 @@ from core.plant.model import (
     RemainderMeter,
     Role,
 )
+from core.plant.tariff import read_tariff
 from core.results import SITE
 from core.units import PER_UNIT
 
@@ -151,6 +152,8 @@ def _node(entry: Entry, areas: Mapping[str, Area], measured: Measured, factors: 
         allocation=read_allocation(entry),
         efficiency=entry.number("efficiency", None, above=0, most=10),
         no_load_kw=entry.number("no_load_kw", 0.0, least=0),
+        tariff=read_tariff(entry),
+        non_fossil_share=entry.number("non_fossil_share", None, least=0, most=1),
     )
     entry.finish()
     if kind_text:
@@ -171,6 +174,8 @@ _ONLY: Final[Mapping[str, tuple[NodeKind, ...]]] = {
     "allocation": (NodeKind.CONVERTER,),
     "efficiency": (NodeKind.CONVERTER,),
     "no_load_kw": (NodeKind.CONVERTER,),
+    "tariff": (NodeKind.SOURCE,),
+    "non_fossil_share": (NodeKind.SOURCE,),
 }
 
 

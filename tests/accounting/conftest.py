@@ -32,8 +32,10 @@ from core.period import Periods
 from core.pipeline import Pipeline
 from core.plant.load import load_plant
 from core.plant.model import Plant
+from core.reconciliation import reconciliation
 from core.registers.shelf import Registers
 from core.samples import NS_PER_S, PointTable, sample_batch
+from core.shares import Shares
 from core.store.factor_use import factors_used
 from core.store.postgres import PostgresStore
 
@@ -164,6 +166,8 @@ async def office(databases: Any, computed: str, plant: Plant) -> AsyncIterator[O
         counter_ledger=partial(counter_ledger, pipeline.history.current, store),
         event_changed=event_changed,
         boot="b",
+        shares=Shares(store, pipeline.history),
+        reconciliation=partial(reconciliation, pipeline.history.current, store),
         explain=Explanations(pipeline.history, store),
     )
     app = create_app(services)
