@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -19,6 +18,7 @@ from core.store import table as tables
 from core.store.backup import back_up, read_manifest, restore
 from core.store.postgres import PostgresStore
 from core.store.table import Chunk
+from ecmc.folder import read_plant
 
 Fill = Callable[..., Awaitable[None]]
 NOW_NS = 1_790_000_000_000_000_000
@@ -214,26 +214,23 @@ async def _backed_up_as_it_is(module: Any, connection: Any, file: Path) -> None:
         await module._written(connection, archive, True, NOW_NS, silent)
 
 
-def test_a_new_folder_is_filled_from_the_command_line(
-    database: str, tmp_path: Path, reachable: Callable[[str], Path]
-) -> None:
+def test_backup_and_restore_from_the_command_line(database: str, databases: Any, tmp_path: Path) -> None:
     ecmc = Path(sys.executable).with_name("ecmc")
     demo = Path(__file__).resolve().parents[2] / "simulators" / "plants" / "demo"
-    folder, file = reachable("ecmc-restore-"), tmp_path / "demo.backup"
+    file = tmp_path / "demo.backup"
 
     def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [ecmc, *map(str, words)], capture_output=True, text=True, timeout=100, check=False
         )
 
-    samples = tmp_path / "rows.csv"
-    rows = [f"m-grid.active_energy_import_total,2026-03-02T0{i}:00:00Z,{100 + i}" for i in range(5)]
-    samples.write_text("\n".join(["point,time,value", *rows]))
-    assert run("import", samples, "--plant", demo, "--dsn", database).returncode == 0
+    async def adopt() -> None:
+        await (await PostgresStore.open(database, read_plant(demo))).close()
+
+    asyncio.run(adopt())
 
     saved = run("backup", file, "--plant", demo, "--dsn", database, "--raw")
-    back = run("restore", file, "--plant", demo, "--data", folder / "new")
-    shutil.rmtree(folder)
+    back = run("restore", file, "--plant", demo, "--dsn", databases.new())
 
     assert saved.returncode == 0, saved.stderr
     assert back.returncode == 0, back.stderr

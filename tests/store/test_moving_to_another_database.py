@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import subprocess
 import sys
 import time
@@ -188,16 +187,15 @@ async def test_a_source_without_a_plant_is_nothing_to_move(database: str, databa
         await move(database, target, silent)
 
 
-async def test_a_killed_command_is_finished_by_the_same_command(
-    databases: Any, fill: Fill, reachable: Callable[[str], Path]
-) -> None:
-    """From one server into a data folder of its own, killed with -9 in the middle."""
-    source = await asyncio.to_thread(databases.new)
-    await fill(source, weeks=30, rows_a_week=5_000)
-    folder = reachable("ecmc-move-") / "data"
-    words = [str(ECMC), "migrate", "--from", source, "--to", str(folder)]
+async def test_a_killed_command_is_finished_by_the_same_command(databases: Any, fill: Fill) -> None:
+    source, target = await asyncio.to_thread(databases.new), await asyncio.to_thread(databases.new)
+    await fill(source, weeks=30, rows_a_week=3_000)
+    words = [str(ECMC), "migrate", "--from", source, "--to", target]
     first = await asyncio.create_subprocess_exec(*words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    await _until_samples_arrive(folder)
+    give_up = time.monotonic() + 60
+    while not await execute(target, "SELECT EXISTS (SELECT FROM ecmc.sample)"):
+        assert time.monotonic() < give_up
+        await asyncio.sleep(0.01)
     first.kill()
     await first.wait()
 
@@ -206,22 +204,7 @@ async def test_a_killed_command_is_finished_by_the_same_command(
     )
 
     assert second.returncode == 0, second.stderr
-    assert "sample: 150001 rows, compared" in second.stdout
-    shutil.rmtree(folder.parent)
+    assert "sample: 90001 rows, compared" in second.stdout
     already = int(second.stdout.rsplit("copied, ", 1)[1].split()[0])
     assert already > 0
-
-
-async def _until_samples_arrive(folder: Path) -> None:
-    from core.store.embedded import running_dsn
-
-    give_up = time.monotonic() + 30
-    while time.monotonic() < give_up:
-        dsn = running_dsn(folder)
-        try:
-            if dsn and await execute(dsn, "SELECT count(*) > 0 FROM ecmc.sample"):
-                return
-        except (OSError, asyncpg.PostgresError):
-            pass
-        await asyncio.sleep(0.02)
-    raise AssertionError("no sample ever arrived")
+    assert await sums(target) == await sums(source)
