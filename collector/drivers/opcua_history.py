@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 from asyncua import ua
@@ -75,6 +76,7 @@ async def read_history(
         ReturnBounds=False,
     )
     wanted: dict[int, bytes | None] = dict.fromkeys(range(len(nodes)))
+    newest: dict[int, datetime] = {}
     while wanted:
         results = await services.history_read(
             ua.HistoryReadParameters(
@@ -88,12 +90,15 @@ async def read_history(
             )
         )
         going_on: dict[int, bytes | None] = {}
-        for (i, point), result in zip(wanted.items(), results, strict=True):
+        for i, result in zip(wanted, results, strict=True):
             values = getattr(result.HistoryData, "DataValues", None)
-            if result.StatusCode.is_good() and values:
-                yield i, values
-                if result.ContinuationPoint and result.ContinuationPoint != point:
-                    going_on[i] = result.ContinuationPoint
+            if not result.StatusCode.is_good() or not values:
+                continue
+            yield i, values
+            last = values[-1].SourceTimestamp or values[-1].ServerTimestamp
+            # Some servers give the same point all the way, so progress is told by the times.
+            if result.ContinuationPoint and last is not None and (i not in newest or last > newest[i]):
+                going_on[i], newest[i] = result.ContinuationPoint, last
         wanted = going_on
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from core.errors import BadRequest
 from core.plant.model import Plant, Protocol
-from core.plant.pointlist import COLUMNS
+from core.plant.pointlist import COLUMNS, MORE_COLUMNS
 
 Said = Callable[[str, float], None]  # what is being done, and how far it is (0..1)
 
@@ -60,6 +60,10 @@ async def browse(
         from collector.tools import browse_sparkplug
 
         return await browse_sparkplug.browse(plant, found, seconds, said)
+    if found.protocol is Protocol.OPCUA:
+        from collector.tools import browse_opcua
+
+        return await browse_opcua.browse(plant, found, seconds, said)
     raise BadRequest(f"connection {connection}: {found.protocol} has nothing to browse")
 
 
@@ -71,7 +75,8 @@ def write_point_list(offers: Sequence[Offer], file: Path) -> None:
     """
     try:
         with file.open("x", newline="", encoding="utf-8-sig") as out:
-            writer = csv.DictWriter(out, COLUMNS)
+            named = {column for offer in offers for column in offer.cells}
+            writer = csv.DictWriter(out, (*COLUMNS, *(c for c in MORE_COLUMNS if c in named)))
             writer.writeheader()
             writer.writerows(offer.cells for offer in offers)
     except OSError as why:

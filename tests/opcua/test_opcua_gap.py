@@ -94,8 +94,12 @@ async def collected(
 
 
 async def test_a_cut_of_4_s_loses_nothing_of_a_server_that_keeps_a_history(
-    historian: Any, wire: Callable[[int], Any], plant_of: Callable[..., Plant]
+    historian: Any,
+    wire: Callable[[int], Any],
+    plant_of: Callable[..., Plant],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("collector.drivers.opcua_history.VALUES_PER_PAGE", 7)
     async with wire(historian.port) as line:
         plant = plant_of(line.port, VOLUME, period_s=0.1, publish_interval_s=0.2)
         kept, back_s = await collected(plant, historian, line, 4.0, "cut")

@@ -44,6 +44,12 @@ async function main() {
   add("Voltage", opcua.DataType.Float, Float32Array.from([230, 231, 229]), opcua.VariantArrayType.Array);
   for (let i = 0; i < extra; i++) add(`N${i}`, opcua.DataType.Double, i);
   for (const name of more.history || []) space.installHistoricalDataNode(variables[name], { maxOnlineValues: 5000 });
+  plant.addAnalogDataItem({
+    componentOf: folder, browseName: "Flow", nodeId: "s=Flow", dataType: "Double", value: { dataType: "Double", value: 4.5 },
+    engineeringUnitsRange: { low: 0, high: 80 }, engineeringUnits: opcua.standardUnits.cubic_metre_per_hour,
+  });
+  plant.addVariable({ componentOf: folder, browseName: "Recipe", nodeId: "s=Recipe", dataType: "String", value: { dataType: "String", value: "A-7" } });
+  folder.addReference({ referenceType: "Organizes", nodeId: space.rootFolder.objects.nodeId });  // a way back up
   await server.start();
   readline.createInterface({ input: process.stdin }).on("line", (line) => {
     const [verb, name, value] = line.split(" ");
