@@ -390,6 +390,18 @@ async def test_after_somebody_else_s_rebirth_request_the_old_aliases_are_forgott
     assert reading.values("power") == [1.5]
 
 
+async def test_a_value_of_another_type_than_its_birth_s_is_another_metric_s(
+    broker: Any, edge: Edge, plant_of: Callable[..., Plant]
+) -> None:
+    async with opened(plant_of(broker.port, POINTS)) as reading:
+        await say(edge.births)
+        await say(edge.say, "DDATA", "M12", {"alias": 1, "datatype": DOUBLE, "double_value": 9.0})
+        await reading.until(edge.rebirths_asked)
+
+        assert reading.counters["unknown_metrics"] == 1
+    assert reading.values("power") == [1.5]
+
+
 async def test_an_alias_given_twice_names_nothing(
     broker: Any, edge: Edge, plant_of: Callable[..., Plant]
 ) -> None:
