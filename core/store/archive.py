@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, cast
@@ -21,9 +22,11 @@ import asyncpg
 import numpy as np
 
 from core.clock import datetime_of, parse_rfc3339, rfc3339, time_ns_of
+from core.errors import StoreUnavailable
 from core.quality import quality_of
 from core.samples import Times
 from core.store.copy import copy_out, time_ns_of_pg
+from core.store.refusal import refusals
 from core.store.seals import kept_from
 from core.store.table import Connection, months_between
 from core.store.writer import Rows
@@ -67,12 +70,16 @@ class Archive:
 
         Returns:
             Until when all samples are in files, UTC nanoseconds: nothing younger may be dropped.
+
+        Raises:
+            StoreUnavailable: The database does not answer, or a file can neither be read nor written.
         """
-        async with pool.acquire() as lent:
-            due = await self._due(cast("Connection", lent))
-        for month in due:
-            rows = await self._write(pool, month)
-            log.info("month of samples archived", extra={"month": rfc3339(month)[:7], "rows": rows})
+        with refusals(), _damage(self.folder):
+            async with pool.acquire() as lent:
+                due = await self._due(cast("Connection", lent))
+            for month in due:
+                rows = await self._write(pool, month)
+                log.info("month of samples archived: %s, %d rows", rfc3339(month)[:7], rows)
         months = self.months()
         until_ns = min(months, default=0)
         while until_ns in months:
@@ -148,7 +155,15 @@ class Archive:
         return rows
 
     def rows(self, points: Mapping[str, int], start_ns: int, end_ns: int) -> Rows:
-        """Filed samples of [start, end) that are not bad, by the number given to their point; blocks."""
+        """Filed samples of [start, end) that are not bad, by the number given to their point; blocks.
+
+        Raises:
+            StoreUnavailable: A file cannot be read.
+        """
+        with _damage(self.folder):
+            return self._rows(points, start_ns, end_ns)
+
+    def _rows(self, points: Mapping[str, int], start_ns: int, end_ns: int) -> Rows:
         import pyarrow as pa
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
@@ -274,6 +289,19 @@ def _settle(draft: Path, path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def _damage(folder: Path) -> Iterator[None]:
+    """What is wrong with files, as something that can be mended while everything else goes on."""
+    try:
+        import pyarrow as pa
+    except ImportError:
+        raise StoreUnavailable(f"{folder} needs pyarrow: pip install 'ecmc[parquet]'") from None
+    try:
+        yield
+    except (OSError, pa.ArrowException) as why:
+        raise StoreUnavailable(f"{folder}: {why}; mend it, or put its files back from a copy") from None
 
 
 def _written(path: Path) -> datetime:

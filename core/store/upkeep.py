@@ -42,18 +42,14 @@ async def keep_store(store: PostgresStore, clock: Clock, retention: Retention) -
                 await tidy(store, clock.now_ns(), retention)
             rounds += 1
         except StoreUnavailable as why:
-            log.warning("store upkeep put off", extra={"why": str(why)})
+            log.warning("store upkeep put off: %s", why)
 
 
 async def tidy(store: PostgresStore, now_ns: int, retention: Retention) -> None:
     """Drop and compress what is old enough; where closed months are kept in files, only what is in them."""
     until_ns = now_ns
     if store.archive is not None and store.archive.is_kept():
-        try:
-            until_ns = await store.archive.keep_up(store.pool)
-        except OSError as why:
-            log.warning("samples not archived, none dropped", extra={"why": str(why)})
-            return
+        until_ns = await store.archive.keep_up(store.pool)
     dropped = await store.retain(
         min(until_ns, now_ns - retention.other_days * _DAY_NS),
         min(until_ns, now_ns - retention.feeding_days * _DAY_NS),

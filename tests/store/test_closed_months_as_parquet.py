@@ -10,6 +10,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from core.clock import parse_rfc3339
+from core.errors import StoreUnavailable
 from core.quality import BAD, UNCERTAIN
 from core.results import HOUR_NS
 from core.samples import NS_PER_S, PointTable, SampleBatch, sample_batch
@@ -180,6 +181,22 @@ async def test_a_month_that_cannot_be_filed_keeps_its_samples(filled: PostgresSt
     filled.archive.folder.write_text("in the way")
     before = await stored(filled)
 
-    await drop_all_old(filled)
+    with pytest.raises(StoreUnavailable, match="mend it"):
+        await drop_all_old(filled)
+
+    assert await stored(filled) == before
+
+
+async def test_a_damaged_file_is_named_and_nothing_is_dropped_on_its_word(filled: PostgresStore) -> None:
+    assert filled.archive is not None
+    await filled.archive.keep_up(filled.pool)
+    before = await stored(filled)
+    for path in filled.archive.months().values():
+        path.write_bytes(path.read_bytes()[:-100])
+
+    with pytest.raises(StoreUnavailable, match="put its files back"):
+        await filled.readings(NAMES, FIRST_NS, FIRST_NS + HOUR_NS, SPREAD_NS)
+    with pytest.raises(StoreUnavailable, match="put its files back"):
+        await drop_all_old(filled)
 
     assert await stored(filled) == before
