@@ -1,0 +1,120 @@
+"""A recorded load, once in one piece and once as life brings it: the same bits in every result.
+
+Life: batches late by minutes or days, repeated, shuffled, wrong and corrected later,
+the engine stepping in between and now and then started anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.bus import LocalBus
+from core.clock import parse_rfc3339
+from core.health import Health
+from core.pipeline import Pipeline
+from core.results import HOUR_NS
+from core.samples import NS_PER_S, PointTable, SampleBatch, sample_batch
+from core.seal import hour_digests
+from core.store.postgres import PostgresStore
+from core.store.seam import Correction
+from simulators.recording import steel
+
+START_NS = parse_rfc3339("2026-03-01T16:00:00Z")
+QUARTER_NS = 900 * NS_PER_S
+POINTS = (
+    "grid.energy",
+    "roof.energy",
+    "gas.volume",
+    "bat.charged",
+    "bat.discharged",
+    "press.energy",
+    "sold.energy",
+)
+
+
+def recorded(days: int) -> SampleBatch:
+    """The steel works' load as what the works' registers would have counted."""
+    kwh = steel()["energy_kwh"][: days * 96]
+    quarter = np.arange(days * 96) % 96
+    charge = np.where(quarter < 24, 6.0, 0.0)
+    give = np.where((quarter >= 70) & (quarter < 90), 4.0, 0.0)
+    roof = np.maximum(0.0, 9.0 * np.sin((quarter - 24) / 48 * np.pi)) * ((quarter >= 24) & (quarter < 72))
+    grid = np.maximum(kwh * 1.2 + charge - give - roof, 0.0)
+    columns = (grid, roof, kwh * 0.02, charge, give, kwh, np.where(roof > 8, 1.0, 0.0))
+    time_ns = START_NS + np.arange(days * 96 + 1) * QUARTER_NS
+    value = np.concatenate([np.round(1000.0 + np.concatenate([[0.0], np.cumsum(c)]), 2) for c in columns])
+    point = np.repeat(np.arange(len(POINTS)), time_ns.size)
+    return sample_batch(PointTable(POINTS), point, np.tile(time_ns, len(POINTS)), value)
+
+
+async def digests(store: PostgresStore, days: int) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    for day in range(days + 1):
+        for part in await store.stored(START_NS + day * 24 * HOUR_NS, START_NS + (day + 1) * 24 * HOUR_NS):
+            found |= hour_digests(part)
+    return found
+
+
+async def lived(works: Any, whole: SampleBatch, seed: int, engine_of: Any) -> None:
+    """Bring the readings as life does."""
+    dice = random.Random(seed)
+    order = np.argsort(whole.time_ns, kind="stable")
+    batches: list[np.ndarray] = []
+    at = 0
+    while at < order.size:
+        size = dice.randint(20, 400)
+        batches.append(order[at : at + size])
+        at += size
+    arrival: list[tuple[float, int, bool]] = []
+    for number in range(len(batches)):
+        delay = dice.choice([0.0, 0.0, 0.0, 0.3, 2.0, 30.0])
+        arrival.append((number + delay, number, False))
+        if dice.random() < 0.2:
+            arrival.append((number + delay + dice.uniform(0, 40), number, False))  # brought again
+    wrong = set(dice.sample(range(len(batches)), max(1, len(batches) // 15)))
+    arrival += [(len(batches) + dice.uniform(0, 30), number, True) for number in wrong]
+    for _, number, correcting in sorted(arrival):
+        batch = whole.take(batches[number])
+        if number in wrong and not correcting:
+            batch = replace(batch, value=np.round(batch.value + 3.0, 2))
+        works.clock.time_ns = max(works.clock.time_ns, int(batch.time_ns.max()) + 60 * NS_PER_S)
+        correction = Correction("mai", "read off the display", works.clock.now_ns()) if correcting else None
+        await works.store.write(batch, correction)
+        if dice.random() < 0.5:
+            await works.pipeline.step(everything=dice.random() < 0.5)
+        if dice.random() < 0.1:  # a kill forgets everything but the database
+            works.pipeline = Pipeline(engine_of(works.plant), works.store, LocalBus(), Health(), works.clock)
+    await works.pipeline.drain()
+
+
+async def same(works: Any, database_of: Any, days: int, seed: int, engine_of: Any) -> None:
+    whole = recorded(days)
+    works.clock.time_ns = START_NS
+    await lived(works, whole, seed, engine_of)
+    other = await PostgresStore.open(database_of(), works.plant)
+    await other.write(whole)
+    await Pipeline(engine_of(works.plant), other, LocalBus(), Health(), works.clock).drain()
+
+    live, batch = await digests(works.store, days), await digests(other, days)
+    await other.close()
+    assert len(batch) >= days * 24
+    assert [hour for hour in sorted(live.keys() | batch.keys()) if live.get(hour) != batch.get(hour)] == []
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_ten_recorded_days_in_any_order(works: Any, databases: Any, engine_of: Any, seed: int) -> None:
+    fresh = await asyncio.to_thread(databases.new)
+    await same(works, lambda: fresh, 10, seed, engine_of)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(5400)
+async def test_the_recorded_year_in_any_order(works: Any, databases: Any, engine_of: Any) -> None:
+    fresh = await asyncio.to_thread(databases.new)
+    await same(works, lambda: fresh, 365, 11, engine_of)
