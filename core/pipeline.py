@@ -28,6 +28,7 @@ from core.metrics import ENGINE_LAG_S, ENGINE_SECONDS, ENGINE_WINDOWS
 from core.results import HOUR_NS, WindowResult
 from core.samples import NS_PER_S, SampleBatch
 from core.store.seam import DirtyRange, Run, Stocks, Store
+from core.workers import HERE, Workers
 
 log = logging.getLogger(__name__)
 
@@ -50,18 +51,26 @@ class Span:
 class Pipeline:
     """The one that computes a plant's results; `history` says with which model."""
 
-    def __init__(self, engine: Engine, store: Store, bus: LocalBus, health: Health, clock: Clock) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        store: Store,
+        bus: LocalBus,
+        health: Health,
+        clock: Clock,
+        workers: Workers = HERE,
+    ) -> None:
         self._engine = engine
         self.history = History(engine, store)
         self._store = store
         self._bus = bus
         self._health = health
         self._clock = clock
+        self.workers = workers
         self._open: WindowResult | None = (
             None  # the newest hour, so that a new minute is not a new hour's work
         )
         self._open_written_ns = 0
-        self._known_at_ns: int | None = None
 
     def adopt(self, engine: Engine) -> None:
         """Run with a new plant model; the store says from when on it holds."""
@@ -144,16 +153,12 @@ class Pipeline:
         self, start_ns: int, end_ns: int, known_at_ns: int | None, reason: str
     ) -> list[WindowResult]:
         """Compute and write every hour that [start, end) touches, with the factors known at `known_at_ns`."""
-        self._known_at_ns = known_at_ns
-        try:
-            span = Span(start_ns // HOUR_NS * HOUR_NS, -(-end_ns // HOUR_NS) * HOUR_NS)
-            self._open = None
-            await self.history.refresh()
-            written: list[WindowResult] = []
-            await self._compute_span(span, [], reason, written.append)
-            return written
-        finally:
-            self._known_at_ns = None
+        span = Span(start_ns // HOUR_NS * HOUR_NS, -(-end_ns // HOUR_NS) * HOUR_NS)
+        self._open = None
+        await self.history.refresh()
+        written: list[WindowResult] = []
+        await self._compute_span(span, [], reason, written.append, known_at_ns)
+        return written
 
     async def _influence(self, ranges: Sequence[DirtyRange]) -> list[Span]:
         """What the changed readings can influence, as few spans, oldest first."""
@@ -193,6 +198,7 @@ class Pipeline:
         done: Sequence[int],
         reason: str,
         seen: Callable[[WindowResult], None] = lambda _: None,
+        known_at_ns: int | None = None,
     ) -> None:
         """Compute and write a span, in chunks; then on through later hours while storages still differ."""
         hour_from = span.start_ns // HOUR_NS * HOUR_NS
@@ -204,13 +210,21 @@ class Pipeline:
             until_ns = next(iter(self.history.hours_of_change(at_ns, until_ns)), until_ns)
             last = until_ns == hour_to
             partial = span if hour_to - hour_from == HOUR_NS else None
-            seen(await self._compute_hours(at_ns, until_ns, partial, done if last else [], reason))
+            seen(
+                await self._compute_hours(at_ns, until_ns, partial, done if last else [], reason, known_at_ns)
+            )
             at_ns = until_ns
 
     async def _compute_hours(
-        self, start_ns: int, end_ns: int, span: Span | None, done: Sequence[int], reason: str
+        self,
+        start_ns: int,
+        end_ns: int,
+        span: Span | None,
+        done: Sequence[int],
+        reason: str,
+        known_at_ns: int | None = None,
     ) -> WindowResult:
-        known_at_ns = self._known_at_ns or self._clock.now_ns()
+        known_at_ns = known_at_ns or self._clock.now_ns()
         segments = await self.history.segments(start_ns, end_ns)
         patched = await self._patched(span, segments, known_at_ns) if span is not None else None
         if patched is None:
@@ -267,7 +281,7 @@ class Pipeline:
     async def _computed(
         self, segments: Sequence[Segment], stocks: Stocks | None, known_at_ns: int
     ) -> WindowResult:
-        return await computed(self._store, segments, stocks, known_at_ns)
+        return await computed(self._store, segments, stocks, known_at_ns, workers=self.workers)
 
 
 async def computed(
@@ -276,6 +290,7 @@ async def computed(
     stocks: Stocks | None,
     known_at_ns: int,
     as_of_ns: int | None = None,
+    workers: Workers = HERE,
 ) -> WindowResult:
     """The results of neighbouring segments; several lie in one hour. The only way a figure comes about.
 
@@ -289,7 +304,7 @@ async def computed(
         engine = segment.engine
         span = segment.start_ns, segment.end_ns
         readings = await store.readings(engine.points, *span, engine.step_spread_ns, as_of_ns)
-        part = await asyncio.to_thread(engine.compute, readings, *span, stocks, known_at_ns)
+        part = await workers.compute(engine, readings, *span, stocks, known_at_ns)
         assert part.interval_stock_kwh is not None
         assert part.interval_stock_kg is not None
         last_kg = part.interval_stock_kg[..., -1]

@@ -10,6 +10,7 @@ part, and the parts add up to the difference.
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,8 +30,10 @@ from core.results import HOUR_NS, WindowResult
 from core.seal import hour_digests
 from core.store.postgres import PostgresStore
 from core.store.seam import Pin, Stocks
+from core.workers import Workers
 
 PIECE_HOURS = 7 * 24
+PIECES_AT_ONCE = 4
 
 
 class Cause(StrEnum):
@@ -106,19 +109,18 @@ async def recompute(
     made.resumed_ns = job.done_ns if job.done_ns > first_ns else None
     names: set[str] = set()
     carried: _Carried = {}
-    for from_ns, until_ns in _pieces(job.done_ns, last_ns, history):
-        before = await store.stored(from_ns, until_ns)
-        pins = await store.pins(from_ns, until_ns)
-        opening = await _opening(store, history, before, from_ns)
-        after = await pipeline.recompute(from_ns, until_ns, job.known_at_ns, "recompute")
-        names.update(name for part in after for name in _figures(part))
-        if _digests(before) != _digests(after):
-            steps = _Steps(store, history, job.known_at_ns)
-            carried = await steps.between(before, after, pins, opening, carried, made.figures)
-        else:
-            carried = {}
-        await job.reached(until_ns)
-        progress(until_ns - first_ns, last_ns - first_ns)
+    pieces = _pieces(job.done_ns, last_ns, history)
+    # What a storage holds hands one piece on to the next; without one, pieces go side by side.
+    at_once = 1 if await _has_storages(history, job.done_ns, last_ns) else PIECES_AT_ONCE
+    for first in range(0, len(pieces), at_once):
+        group = pieces[first : first + at_once]
+        done = await asyncio.gather(
+            *(_piece(pipeline, store, job.known_at_ns, piece, carried, made) for piece in group)
+        )
+        carried = done[-1][1]
+        names.update(name for seen, _ in done for name in seen)
+        await job.reached(group[-1][1])
+        progress(group[-1][1] - first_ns, last_ns - first_ns)
     await job.done()
     made.seen = len(names)
     made.figures = {
@@ -130,13 +132,42 @@ async def recompute(
 _Carried = dict[int, Stocks]  # what each step's computation of the piece before left in the storages
 
 
+async def _piece(
+    pipeline: Pipeline,
+    store: PostgresStore,
+    known_at_ns: int,
+    piece: tuple[int, int],
+    carried: _Carried,
+    made: Recomputed,
+) -> tuple[set[str], _Carried]:
+    """Compute and write one piece; the names of its figures, and what each step leaves in the storages."""
+    from_ns, until_ns = piece
+    history = pipeline.history
+    before = await store.stored(from_ns, until_ns)
+    pins = await store.pins(from_ns, until_ns)
+    opening = await _opening(store, history, before, from_ns)
+    after = await pipeline.recompute(from_ns, until_ns, known_at_ns, "recompute")
+    names = {name for part in after for name in _figures(part)}
+    if _digests(before) == _digests(after):
+        return names, {}
+    steps = _Steps(store, history, known_at_ns, pipeline.workers)
+    return names, await steps.between(before, after, pins, opening, carried, made.figures)
+
+
+async def _has_storages(history: History, start_ns: int, end_ns: int) -> bool:
+    return any(
+        segment.engine.storages for segment in await history.segments(start_ns, max(end_ns, start_ns + 1))
+    )
+
+
 class _Steps:
     """Repeats a piece with one thing after the other as it is now."""
 
-    def __init__(self, store: PostgresStore, history: History, known_at_ns: int) -> None:
+    def __init__(self, store: PostgresStore, history: History, known_at_ns: int, workers: Workers) -> None:
         self._store = store
         self._history = history
         self._known_at_ns = known_at_ns
+        self._workers = workers
 
     async def between(
         self,
@@ -189,7 +220,7 @@ class _Steps:
             if stocks is not None:
                 first = segments[0].engine
                 stocks = _of(stocks, first.storages)
-            results.append(await computed(self._store, segments, stocks, known_at_ns))
+            results.append(await computed(self._store, segments, stocks, known_at_ns, workers=self._workers))
         return results
 
     def _alike(self, span: tuple[int, int], pins: Sequence[Pin]) -> list[tuple[int, int, Pin]]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 from core.bus import LocalBus
@@ -24,6 +27,7 @@ from core.sealing import Sealing, Verdict
 from core.store.claim import EngineClaim, is_dirty_up_to, newest_dirty
 from core.store.postgres import PostgresStore
 from core.store.seam import Conflict, Correction, WriteReport
+from core.workers import Workers
 from ecmc.opened import opened_store, plant_engine
 from ecmc.progress import Progress
 
@@ -148,26 +152,27 @@ async def recompute_window(
         raise BadRequest(str(why)) from None
     if end_ns <= start_ns:
         raise BadRequest(f"--to {end} is not after --from {start}")
-    async with opened_store(plant, data, dsn) as store:
-        _, engine = await plant_engine(plant, store)
-        kept_ns = await store.computable_from(engine.points)
-        if kept_ns is not None and start_ns < kept_ns:
-            raise BadRequest(
-                f"readings before {rfc3339(kept_ns)} are no longer kept: what was computed from them stands"
+    with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        async with opened_store(plant, data, dsn) as store:
+            _, engine = await plant_engine(plant, store)
+            kept_ns = await store.computable_from(engine.points)
+            if kept_ns is not None and start_ns < kept_ns:
+                raise BadRequest(
+                    f"readings before {rfc3339(kept_ns)} are no longer kept: what was computed from them stands"
+                )
+            await settle(plant, store)  # what is new already is no change that this makes
+            made = await recompute(
+                Pipeline(engine, store, LocalBus(), Health(), SystemClock(), Workers(pool)),
+                store,
+                start_ns,
+                end_ns,
+                now_ns=SystemClock().now_ns(),
+                known_at_ns=known_at_ns,
+                current_model=current_model,
+                who=getpass.getuser(),
+                progress=progress,
             )
-        await settle(plant, store)  # what is new already is no change that this makes
-        made = await recompute(
-            Pipeline(engine, store, LocalBus(), Health(), SystemClock()),
-            store,
-            start_ns,
-            end_ns,
-            now_ns=SystemClock().now_ns(),
-            known_at_ns=known_at_ns,
-            current_model=current_model,
-            who=getpass.getuser(),
-            progress=progress,
-        )
-        await settle(plant, store)  # storages may hand the change on to later hours
+            await settle(plant, store)  # storages may hand the change on to later hours
     lines = [
         f"{name}: {figure.before!r} -> {figure.after!r} ("
         + ", ".join(f"{cause} {part:+.6g}" for cause, part in figure.by.items())

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from core.bus import LocalBus
 from core.clock import parse_rfc3339
 from core.energy.register import EventKind, MeterEvent
 from core.engine import Engine
+from core.health import Health
 from core.pipeline import Pipeline
 from core.plant.load import load_plant
 from core.recompute import Cause, Recomputed, recompute
 from core.results import HOUR_NS
+from core.seal import hour_digests
+from core.workers import Workers
 
 PROFILES = Path(__file__).resolve().parents[2] / "collector" / "profiles"
 START_NS = parse_rfc3339("2026-03-01T16:00:00Z")
 END_NS = START_NS + 24 * HOUR_NS
 SITE_2 = "emissions site scope 2 location zero-carbon-factory kgCO2e"
+
+
+class Killed(Exception):
+    """The process is gone."""
 
 
 async def again(works: Any, start_ns: int = START_NS, end_ns: int = END_NS, **how: Any) -> Recomputed:
@@ -131,11 +141,11 @@ async def test_a_run_that_was_killed_goes_on_where_it_was(
     async def dies_in_the_second(self: Pipeline, start: int, end: int, *rest: Any) -> Any:
         pieces.append((start, end))
         if len(pieces) == 2:
-            raise KeyboardInterrupt
+            raise Killed
         return await real(self, start, end, *rest)
 
     monkeypatch.setattr(Pipeline, "recompute", dies_in_the_second)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         await again(works, START_NS, end_ns, known_at_ns=known_at_ns)
     made = await again(works, START_NS, end_ns, known_at_ns=known_at_ns)
 
@@ -154,3 +164,34 @@ async def test_a_storages_carry_over_is_counted_with_its_cause(works: Any, readi
     battery = [name for name in made.figures if name.startswith("emissions bat scope 2 location")]
     assert battery
     assert all(set(made.figures[name].by) == {Cause.FACTOR} for name in battery)
+
+
+async def test_a_pool_of_processes_gives_the_same_bits(works: Any, readings: Any) -> None:
+    await computed_day(works, readings)
+    before = hour_digests((await works.store.stored(START_NS, END_NS))[0])
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        pipeline = Pipeline(
+            works.pipeline.history.current, works.store, LocalBus(), Health(), works.clock, Workers(pool)
+        )
+        await pipeline.recompute(START_NS, END_NS, works.clock.now_ns(), "recompute")
+    assert hour_digests((await works.store.stored(START_NS, END_NS))[0]) == before
+
+
+async def test_pieces_side_by_side_where_no_storage_hands_on(
+    works: Any, readings: Any, engine_of: Any
+) -> None:
+    text = (works.folder / "plant.yaml").read_text("utf-8")
+    lines = [line for line in text.splitlines() if "id: bat" not in line and "charge" not in line]
+    (works.folder / "plant.yaml").write_text("\n".join(lines), "utf-8")
+    works.plant = load_plant(works.folder, [PROFILES])
+    await works.store.adopt(works.plant, at_ns=START_NS - 90 * 24 * HOUR_NS)
+    works.pipeline.adopt(engine_of(works.plant))
+    end_ns = START_NS + 40 * 24 * HOUR_NS
+    await works.write(readings(START_NS, end_ns, every_s=3600))
+    await works.drain()
+
+    made = await again(works, START_NS, end_ns, known_at_ns=parse_rfc3339("2025-06-01T00:00:00Z"))
+    whole = await again(works, START_NS, end_ns)
+
+    assert set(made.figures[SITE_2].by) == {Cause.FACTOR}
+    assert whole.figures[SITE_2].after == pytest.approx(made.figures[SITE_2].before, rel=1e-12)

@@ -1,0 +1,88 @@
+"""Where windows are computed: on a thread of this process, or on any `concurrent.futures.Executor`.
+
+A process pool here, a cluster's executor elsewhere: all it has to run is one
+function of plain arguments. An engine travels packed, and a worker unpacks each
+only once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import pickle
+from concurrent.futures import Executor
+from functools import lru_cache
+from weakref import WeakKeyDictionary
+
+from core.engine import Engine
+from core.results import WindowResult
+from core.samples import SampleBatch
+from core.store.seam import Stocks
+
+
+class Workers:
+    """Computes windows.
+
+    Args:
+        executor: None: a thread of this process, which shares its engines.
+    """
+
+    def __init__(self, executor: Executor | None = None) -> None:
+        self._executor = executor
+        self._packed: WeakKeyDictionary[Engine, tuple[str, bytes]] = WeakKeyDictionary()
+
+    async def compute(
+        self,
+        engine: Engine,
+        readings: SampleBatch,
+        start_ns: int,
+        end_ns: int,
+        stocks: Stocks | None,
+        known_at_ns: int,
+    ) -> WindowResult:
+        """`Engine.compute`, somewhere else; the same bits."""
+        asked = readings, start_ns, end_ns, stocks, known_at_ns
+        if self._executor is None:
+            return await asyncio.to_thread(engine.compute, *asked)
+        packed = self._packed.get(engine)
+        if packed is None:
+            content = await asyncio.to_thread(pickle.dumps, engine)
+            packed = self._packed[engine] = hashlib.sha256(content).hexdigest(), content
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, _compute, _Packed(*packed), *asked)
+
+
+HERE = Workers()
+
+
+class _Packed:
+    """A packed engine that is told apart by its digest alone."""
+
+    __slots__ = ("content", "digest")
+
+    def __init__(self, digest: str, content: bytes) -> None:
+        self.digest, self.content = digest, content
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Packed) and other.digest == self.digest
+
+
+@lru_cache(maxsize=4)
+def _unpacked(packed: _Packed) -> Engine:
+    engine = pickle.loads(packed.content)  # our own engine, packed by our own process
+    assert isinstance(engine, Engine)
+    return engine
+
+
+def _compute(
+    packed: _Packed,
+    readings: SampleBatch,
+    start_ns: int,
+    end_ns: int,
+    stocks: Stocks | None,
+    known_at_ns: int,
+) -> WindowResult:
+    return _unpacked(packed).compute(readings, start_ns, end_ns, stocks, known_at_ns)
