@@ -100,6 +100,16 @@ class WriteAnswer(BaseModel):
     rejected: list[RejectedRow]
 
 
+class CorrectionRow(BaseModel):
+    point: str
+    time: str
+    old: float | None
+    new: float | None
+    who: str
+    why: str
+    at: str
+
+
 class EnergyRow(BaseModel):
     edge: str
     start: str

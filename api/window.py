@@ -80,6 +80,11 @@ def _span(
     start: Annotated[str, Query(description="RFC 3339; inside the range.")],
     end: Annotated[str, Query(description="RFC 3339; outside the range.")],
 ) -> Span:
+    return span_of(start, end)
+
+
+def span_of(start: str, end: str) -> Span:
+    """[start, end) of two times as they are asked for; BadRequest where there is nothing between them."""
     span = Span(moment_ns("start", start), moment_ns("end", end))
     if span.start_ns >= span.end_ns:
         raise BadRequest(

@@ -69,5 +69,6 @@ BAD_NOT_CONNECTED: Final = status(0x808A0000)
 BAD_DEVICE_FAILURE: Final = status(0x808B0000)
 BAD_SENSOR_FAILURE: Final = status(0x808C0000)
 BAD_OUT_OF_SERVICE: Final = status(0x808D0000)
+BAD_WITHDRAWN: Final = status(0x809B0000)  # BadNoData: somebody took the value back, on record
 
 STATUS_OF_QUALITY: Final = {Quality.GOOD: GOOD, Quality.UNCERTAIN: UNCERTAIN, Quality.BAD: BAD}

@@ -153,6 +153,24 @@ def import_(
 
 
 @app.command()
+def withdraw(
+    point: Annotated[list[str], typer.Argument(help="Points.")],
+    plant: PlantFolder,
+    start: Annotated[str, typer.Option("--from", help="RFC 3339.")],
+    end: Annotated[str, typer.Option("--to", help="RFC 3339, not included.")],
+    why: Annotated[str, typer.Option(help="Reason kept on record.")],
+    data: DataFolder = None,
+    dsn: Dsn = None,
+) -> None:
+    """Take wrong samples back, on record; returns when the figures without them are readable."""
+    from ecmc.command import withdraw_samples
+    from ecmc.folder import read_plant
+
+    for name, count in run_work(withdraw_samples(read_plant(plant), point, start, end, why, data, dsn)):
+        typer.echo(f"{name}: {count} samples withdrawn")
+
+
+@app.command()
 def trace(case: Annotated[Path, typer.Argument(help="A flow-tracing case, JSON.")]) -> None:
     """Trace carbon through a small network given as JSON; the result is JSON on stdout."""
     from core.carbon.trace import trace_case

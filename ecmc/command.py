@@ -1,11 +1,11 @@
-"""What the commands that end by themselves do: import, recompute."""
+"""What the commands that end by themselves do: import, withdraw, recompute."""
 
 from __future__ import annotations
 
 import asyncio
 import getpass
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -27,6 +27,7 @@ from core.sealing import Sealing, Verdict
 from core.store.claim import EngineClaim, is_dirty_up_to, newest_dirty
 from core.store.postgres import PostgresStore
 from core.store.seam import Conflict, Correction, WriteReport
+from core.withdrawal import withdraw
 from core.workers import Workers
 from ecmc.opened import opened_store, plant_engine
 from ecmc.progress import Progress
@@ -103,6 +104,42 @@ async def import_samples(
     return report
 
 
+async def withdraw_samples(
+    plant: Plant,
+    points: Sequence[str],
+    start: str,
+    end: str,
+    why: str,
+    data: Path | None,
+    dsn: str | None,
+) -> list[tuple[str, int]]:
+    """Take back the values of points over [start, end); how many of each, once the results are readable."""
+    for name in points:
+        if name not in plant.point_by_id:
+            raise BadRequest(f"the plant has no point {name!r}")
+    if not why.strip():
+        raise BadRequest("--why is kept on record and cannot be empty")
+    start_ns, end_ns = _span_ns(start, end)
+    correction = Correction(getpass.getuser(), why, SystemClock().now_ns())
+    async with opened_store(plant, data, dsn) as store:
+        gone = [
+            (name, sum([len(part) async for part in withdraw(store, name, start_ns, end_ns, correction)]))
+            for name in dict.fromkeys(points)
+        ]
+        await settle(plant, store)
+    return gone
+
+
+def _span_ns(start: str, end: str) -> tuple[int, int]:
+    try:
+        start_ns, end_ns = parse_rfc3339(start), parse_rfc3339(end)
+    except ValueError as why:
+        raise BadRequest(str(why)) from None
+    if end_ns <= start_ns:
+        raise BadRequest(f"--to {end} is not after --from {start}")
+    return start_ns, end_ns
+
+
 async def settle(plant: Plant, store: PostgresStore) -> None:
     """Return when all that is dirty now is computed: by the engine that runs on this database, or else here."""
     newest = await newest_dirty(store.pool)
@@ -145,13 +182,11 @@ async def recompute_window(
     progress: Callable[[int, int], None] = lambda done_ns, whole_ns: None,
 ) -> list[str]:
     """Compute [start, end) again; a line for each figure that changed with what changed it, and a last one that counts."""
+    start_ns, end_ns = _span_ns(start, end)
     try:
-        start_ns, end_ns = parse_rfc3339(start), parse_rfc3339(end)
         known_at_ns = parse_rfc3339(known_at) if known_at is not None else None
     except ValueError as why:
         raise BadRequest(str(why)) from None
-    if end_ns <= start_ns:
-        raise BadRequest(f"--to {end} is not after --from {start}")
     with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as pool:
         async with opened_store(plant, data, dsn) as store:
             _, engine = await plant_engine(plant, store)

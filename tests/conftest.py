@@ -75,20 +75,31 @@ class Databases:
         """DSN of a copy of one of these databases, to which nothing may be connected."""
         return self._of(asyncio.run(self._create(dsn.rsplit("/", 1)[1])))
 
+    def drop(self, dsn: str) -> None:
+        """Take a database away where its server outlives the tests."""
+        asyncio.run(self._execute(f"DROP DATABASE {dsn.rsplit('/', 1)[1]} WITH (FORCE)"))
+
     async def _new(self) -> str:
         if self._template is None:
-            self._template = await self._create("template1")
+            self._template = await self._create("template0")
             await migrate(self._of(self._template))
+            # TimescaleDB's scheduler would come in, and a database somebody is in cannot be copied.
+            await self._execute(f"ALTER DATABASE {self._template} ALLOW_CONNECTIONS false")
         return self._of(await self._create(self._template))
 
     async def _create(self, template: str) -> str:
         name = f"ecmc_test_{os.getpid()}_{next(self._numbers)}"
+        others = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{template}'"
+        await self._execute(others, f"CREATE DATABASE {name} TEMPLATE {template}")
+        return name
+
+    async def _execute(self, *statements: str) -> None:
         connection = await asyncpg.connect(self._dsn)
         try:
-            await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+            for statement in statements:
+                await connection.execute(statement)
         finally:
             await connection.close()
-        return name
 
     def _of(self, name: str) -> str:
         return self._dsn.rsplit("/", 1)[0] + "/" + name

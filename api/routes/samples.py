@@ -8,11 +8,12 @@ from typing import Annotated, Any, Final
 import numpy as np
 import orjson
 from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
 
-from api.answer import Json, LatestRow, PointRow, SamplePage, WriteAnswer, qualities, times
+from api.answer import CorrectionRow, Json, LatestRow, PointRow, SamplePage, WriteAnswer, qualities, times
 from api.deps import InPlant, InServices, InWho
 from api.errors import problem
-from api.window import InSpan, known
+from api.window import InSpan, known, span_of
 from core.bus import COMMITTED
 from core.clock import parse_rfc3339, rfc3339
 from core.errors import BadRequest
@@ -21,12 +22,26 @@ from core.plant.model import Plant
 from core.quality import BAD, STATUS_OF_QUALITY, Quality
 from core.samples import PointTable, SampleBatch, sample_batch
 from core.store.seam import Conflict, Correction, WriteReport
+from core.withdrawal import withdraw
 
 router = APIRouter(prefix="/v1", tags=["samples"])
 
 LONGEST_POST_ROWS: Final = 100_000
 LONGEST_POST_BYTES: Final = 32 * 1024 * 1024
 LATEST_TIME_NS: Final = parse_rfc3339("2200-01-01T00:00:00Z")
+
+
+class Withdrawal(BaseModel):
+    """Samples to take back: of these points over [start, end)."""
+
+    point: list[str] = Field(min_length=1)
+    start: str
+    end: str
+    why: str = Field(min_length=1)
+
+
+class Withdrawn(BaseModel):
+    withdrawn: int
 
 
 @router.get("/points", response_model=list[PointRow])
@@ -159,6 +174,53 @@ async def write_samples(
             "conflict_count": report.conflict_count,
             "rejected": rejected,
         }
+    )
+
+
+@router.post("/samples/withdraw", response_model=Withdrawn)
+async def withdraw_samples(
+    services: InServices,
+    plant: InPlant,
+    caller: InWho,
+    body: Withdrawal,
+    who: Annotated[str, Query(description="Who withdraws; the key's name where keys are asked for.")] = "",
+) -> Json:
+    """Take samples back: their values leave every figure and stay on record (`/v1/corrections`) with who and why."""
+    points = known("point", body.point, plant.point_by_id)
+    span = span_of(body.start, body.end)
+    correction = Correction(caller or who or "local", body.why, services.clock.now_ns())
+    count = 0
+    for point in points:
+        async for gone in withdraw(services.store, point, span.start_ns, span.end_ns, correction):
+            services.bus.publish(COMMITTED, gone)
+            count += len(gone)
+    return Json({"withdrawn": count})
+
+
+@router.get("/corrections", response_model=list[CorrectionRow])
+async def corrections(
+    services: InServices,
+    plant: InPlant,
+    span: InSpan,
+    point: Annotated[list[str], Query(description="Point id; all points where none is given.")] = [],  # noqa: B006
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+) -> Json:
+    """Values of a range that were corrected or withdrawn, the newest act first; `new` is null where withdrawn."""
+    points = known("point", point, plant.point_by_id)
+    found = await services.store.corrections(points, span.start_ns, span.end_ns, limit)
+    return Json(
+        [
+            {
+                "point": c.point,
+                "time": rfc3339(c.time_ns),
+                "old": c.old,
+                "new": c.new,
+                "who": c.who,
+                "why": c.why,
+                "at": rfc3339(c.at_ns),
+            }
+            for c in found
+        ]
     )
 
 

@@ -42,7 +42,13 @@ INSERT INTO ecmc.late_sample (point_id, time, at, old_value, old_status)
 SELECT s.point_id, s.time, clock_timestamp(), s.value, s.status
 FROM incoming AS i JOIN ecmc.sample AS s ON s.point_id = i.point_id AND s.time = i.time
 WHERE s.time < to_timestamp($2::float8)
-  AND ((i.status BETWEEN 0 AND 16383 AND s.status NOT BETWEEN 0 AND 16383) OR ($1 AND s.value <> i.value))
+  AND (
+      (
+          i.status BETWEEN 0 AND 16383 AND s.status NOT BETWEEN 0 AND 16383
+          AND NOT EXISTS (SELECT FROM ecmc.correction AS c WHERE c.point_id = s.point_id AND c.time = s.time)
+      )
+      OR ($1 AND s.value <> i.value)
+  )
 """
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.clock import datetime_of, time_ns_of
+from core.quality import is_bad
 from core.samples import NS_PER_S
 from core.store.archive import Archive, merged
 from core.store.context import with_context
@@ -24,8 +25,9 @@ NEAR_NS = 2 * 86_400 * NS_PER_S
 
 _READINGS = """
 SELECT point_id, time, value, status FROM ecmc.sample
-WHERE point_id = ANY('{{{points}}}'::int[]) AND time >= {start} AND time < {end} AND status >= 0
+WHERE point_id = ANY('{{{points}}}'::int[]) AND time >= {start} AND time < {end}{which}
 """
+_NOT_BAD = " AND status >= 0"
 
 
 async def readings(
@@ -89,9 +91,12 @@ async def _with_files(
     found: list[Rows] = []
     while names:
         from_ns, to_ns = start_ns - reach_ns, end_ns + reach_ns
-        stored = await _inside(connection, np.array(list(names.values()), dtype=np.int32), from_ns, to_ns)
+        points = np.array(list(names.values()), dtype=np.int32)
+        # Bad ones too: what was taken back since its month was filed stands good in the file.
+        stored = await _inside(connection, points, from_ns, to_ns, which="")
         filed = await asyncio.to_thread(archive.rows, names, from_ns, to_ns)
-        picked = with_context(merged(stored, filed), start_ns, end_ns, spread_ns, to_ns)
+        rows = merged(stored, filed)
+        picked = with_context(rows.take(~is_bad(rows.status)), start_ns, end_ns, spread_ns, to_ns)
         silent = set(names.values()) - set(picked.rows.point.tolist())
         further: set[int] = set()
         if from_ns > first_ns:
@@ -108,13 +113,20 @@ async def _with_files(
 
 
 async def _inside(
-    connection: asyncpg.Connection[Any], points: npt.NDArray[np.int32], start_ns: int, end_ns: int
+    connection: asyncpg.Connection[Any],
+    points: npt.NDArray[np.int32],
+    start_ns: int,
+    end_ns: int,
+    which: str = _NOT_BAD,
 ) -> Rows:
     if end_ns <= start_ns or points.size == 0:
         return _rows([])
     # COPY takes no parameters; these are integers and times of ours.
     query = _READINGS.format(
-        points=",".join(map(str, points.tolist())), start=_literal(start_ns), end=_literal(end_ns)
+        points=",".join(map(str, points.tolist())),
+        start=_literal(start_ns),
+        end=_literal(end_ns),
+        which=which,
     )
     point, time, value, status = await copy_out(connection, query, ("i4", "i8", "f8", "i2"))
     return Rows(point, time_ns_of_pg(time), value, status)

@@ -7,7 +7,9 @@ through a temporary table and the rule for what differs:
 - the same value again changes nothing;
 - a good value replaces a bad or uncertain one;
 - any other difference is refused and reported, unless it is a correction, which
-  keeps the old value with who, why and when.
+  keeps the old value with who, why and when;
+- what stands by a correction gives way to another correction alone, so a value that
+  was taken back does not return with the next delivery.
 
 Within one batch the rule does not ask which came first: of several values for
 one key a good one stands before an uncertain before a bad one, then the

@@ -214,3 +214,41 @@ def test_late_repeated_and_conflicting_samples_are_told_apart(crash: Any) -> Non
     assert corrected["accepted"] + corrected.get("corrected", 0) >= 1
     kept = crash.get("/v1/samples", point="feeder.energy", start=at(0), end=at(5))["items"]
     assert [row["value"] for row in kept] == [2.0, 3.0]
+
+
+def test_samples_taken_back_leave_every_figure_and_stay_on_record(crash: Any) -> None:
+    crash.start()
+    wrong = {30.0: 9_000.0, 31.0: 9_001.0}
+    rows = [
+        {"point": "feeder.energy", "time": at(m), "value": wrong.get(m, float(m))}
+        for m in map(float, range(61))
+    ]
+    crash.post("/v1/samples", rows)
+
+    def energy_kwh() -> float:
+        hours = crash.get("/v1/energy", edge="e-grid", start=at(0), end=at(60), bucket="1h")
+        return sum(row["energy_kwh"] or 0.0 for row in hours)
+
+    crash.wait_for(lambda: energy_kwh() > 0)
+    answer = crash.post(
+        "/v1/samples/withdraw",
+        {"point": ["feeder.energy"], "start": at(30), "end": at(32), "why": "wrong feeder"},
+        who="li",
+    )
+    again = crash.post("/v1/samples", rows)
+    crash.wait_for(lambda: energy_kwh() == pytest.approx(60.0))
+    said = crash.cli(
+        *("withdraw", "feeder.energy", "--plant", crash.plant, "--data", crash.data),
+        *("--from", at(60), "--to", at(61), "--why", "not ours"),
+    )
+
+    kept = crash.get("/v1/corrections", start=at(0), end=at(100))
+    assert answer == {"withdrawn": 2}
+    assert (again["accepted"], again["repeated"], again["conflict_count"]) == (0, 59, 2)
+    assert said == "feeder.energy: 1 samples withdrawn\n"
+    assert energy_kwh() == pytest.approx(59.0)  # what came after the last reading left is not made up
+    assert [(row["old"], row["new"], row["why"]) for row in kept] == [
+        (60.0, None, "not ours"),
+        (9_001.0, None, "wrong feeder"),
+        (9_000.0, None, "wrong feeder"),
+    ]

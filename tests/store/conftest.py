@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -82,7 +82,7 @@ def window(start_ns: int, hours: int, seed: int = 0, **columns: Floats) -> Windo
 
 
 @pytest.fixture(params=["plain", "timescale"])
-def store_dsn(request: pytest.FixtureRequest) -> str:
+def store_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
     """An empty ecmc database on the embedded server, and on the TimescaleDB server one may name."""
     databases = request.getfixturevalue("databases")
     if request.param == "timescale":
@@ -90,7 +90,10 @@ def store_dsn(request: pytest.FixtureRequest) -> str:
         if not dsn:
             pytest.skip("ECMC_TEST_TIMESCALE_DSN names no TimescaleDB server")
         databases = timescale_databases(type(databases), dsn)
-    return str(databases.new())
+    made = str(databases.new())
+    yield made
+    if request.param == "timescale":
+        databases.drop(made)
 
 
 @cache

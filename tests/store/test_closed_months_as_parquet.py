@@ -18,6 +18,7 @@ from core.store.archive import Archive
 from core.store.postgres import PostgresStore
 from core.store.seam import Correction
 from core.store.upkeep import Retention, tidy
+from core.withdrawal import withdraw
 
 FIRST_NS = parse_rfc3339("2026-01-10T00:00:00Z")
 LAST_NS = parse_rfc3339("2026-04-20T00:00:00Z")
@@ -145,6 +146,20 @@ async def test_a_late_sample_and_a_correction_bring_a_filed_month_up_to_date(fil
     assert changed == ["month=2026-02"]
     rows = filled.archive.rows({"p0": 0}, february_ns, february_ns + HOUR_NS)
     assert rows.value.tolist() == [88.0, 77.0]
+
+
+async def test_what_is_taken_back_counts_at_once_though_its_file_still_has_it(filled: PostgresStore) -> None:
+    assert filled.archive is not None
+    await filled.archive.keep_up(filled.pool)
+    start_ns, end_ns = parse_rfc3339("2026-02-10T00:00:00Z"), parse_rfc3339("2026-02-11T00:00:00Z")
+    correction = Correction("li", "wrong register", LAST_NS)
+
+    gone = [part async for part in withdraw(filled, "p0", start_ns, end_ns, correction)]
+
+    readings = await filled.readings(("p0",), start_ns, end_ns, SPREAD_NS)
+    inside = (readings.time_ns >= start_ns) & (readings.time_ns < end_ns)
+    assert sum(map(len, gone)) == 24
+    assert not inside.any()
 
 
 async def test_a_late_sample_for_a_dropped_month_joins_those_in_its_file(filled: PostgresStore) -> None:

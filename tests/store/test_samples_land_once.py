@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.clock import parse_rfc3339
-from core.quality import BAD, BAD_TIMEOUT, GOOD, UNCERTAIN
+from core.quality import BAD, BAD_TIMEOUT, BAD_WITHDRAWN, GOOD, UNCERTAIN
 from core.samples import NS_PER_S, PointTable, batch_of_rows, sample_batch
 from core.store.postgres import PostgresStore
 from core.store.seam import Correction
+from core.withdrawal import withdraw
 
 START_NS = parse_rfc3339("2026-10-01T00:00:00Z")
 DAY_NS = 86_400 * NS_PER_S
@@ -107,6 +108,42 @@ async def test_a_correction_takes_over_and_keeps_the_old_value_with_who_and_why(
     assert (report.corrected, report.repeated, report.conflict_count) == (1, 1, 0)
     assert tuple(kept) == (5.0, 5.5, "li", "misread")
     assert [(r.reason, r.points, r.start_ns) for r in dirty] == [("correction", ("p0",), START_NS + NS_PER_S)]
+
+
+async def test_what_was_corrected_does_not_come_back_with_the_next_delivery(store: PostgresStore) -> None:
+    given = batch_of_rows(rows(("p0", 1, 5.0, GOOD), ("p0", 2, 6.0, GOOD), ("p0", 3, 7.0, GOOD)))
+    await store.write(given)
+    correction = Correction("li", "misread", START_NS)
+    said = rows(("p0", 1, math.nan, BAD), ("p0", 2, 6.5, UNCERTAIN))
+    await store.write(batch_of_rows(said), correction)
+
+    again = await store.write(given)
+
+    assert (again.accepted, again.repeated, again.conflict_count) == (0, 1, 2)
+    assert repr([(v, s) for _, _, v, s in await stored(store)]) == repr(
+        [(math.nan, BAD), (6.5, UNCERTAIN), (7.0, GOOD)]
+    )
+
+
+async def test_samples_taken_back_leave_their_key_missing_and_their_value_on_record(
+    store: PostgresStore,
+) -> None:
+    given = batch_of_rows(rows(*(("p0", i, float(i), GOOD) for i in range(5)), ("p0", 5, math.nan, BAD)))
+    await store.write(given)
+    await store.forget_dirty([r.id for r in await store.dirty()])
+    correction = Correction("li", "wired to the wrong feeder", START_NS)
+    until_ns = START_NS + 6 * NS_PER_S
+
+    gone = [part async for part in withdraw(store, "p0", START_NS + 2 * NS_PER_S, until_ns, correction)]
+
+    again = await store.write(given)
+    kept = await store.corrections(["p0"], START_NS, until_ns, 10)
+    assert [len(part) for part in gone] == [3]
+    assert [status for *_, status in await stored(store)] == [GOOD, GOOD, *[BAD_WITHDRAWN] * 3, BAD]
+    assert (again.repeated, again.conflict_count) == (3, 3)
+    assert sorted(c.old for c in kept) == [2.0, 3.0, 4.0]
+    assert {(math.isnan(c.new), c.who, c.why) for c in kept} == {(True, "li", "wired to the wrong feeder")}
+    assert [(r.reason, r.points) for r in await store.dirty()] == [("correction", ("p0",))]
 
 
 async def test_an_unknown_point_is_named_and_the_rest_of_the_batch_lands(store: PostgresStore) -> None:

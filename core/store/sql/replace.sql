@@ -1,11 +1,15 @@
--- A good value takes the place of a bad or uncertain one; with $1, any difference takes its place.
+-- A good value takes the place of a bad or uncertain one, unless that stands by a correction; with $1, any difference
+-- takes its place.
 WITH replaced AS (
     UPDATE ecmc.sample AS s
     SET value = i.value, status = i.status
     FROM incoming AS i
     WHERE s.point_id = i.point_id AND s.time = i.time
       AND (
-          (i.status BETWEEN 0 AND 16383 AND s.status NOT BETWEEN 0 AND 16383)
+          (
+              i.status BETWEEN 0 AND 16383 AND s.status NOT BETWEEN 0 AND 16383
+              AND NOT EXISTS (SELECT FROM ecmc.correction AS c WHERE c.point_id = s.point_id AND c.time = s.time)
+          )
           OR ($1 AND s.value <> i.value)
       )
     RETURNING s.point_id, s.time, s.value, s.status
