@@ -224,9 +224,10 @@ class Tracer:
                 for nobody knows the carbon of energy no meter saw.
             interval_h: Length of an interval, for the standing losses of the nodes.
             standing_loss_kwh: Shape (S, T), in their place.
-            keep_mean: Energy of unknown carbon joins a stock at the stock's own intensity, as anchoring does, so
-                that one blind interval does not blank a storage for as long as it is never quite empty. The
-                interval itself stays unknown. Without it the stock is unknown until it has been emptied.
+            keep_mean: Energy of unknown carbon joins a stock at the stock's own intensity, as anchoring does, and
+                in a stock that knows of none at that of the first known energy to come, so that one blind
+                interval does not blank a storage for as long as it is never quite empty. The interval itself
+                stays unknown. Without it the stock is unknown until it has been emptied.
 
         Raises:
             ValueError: Shapes do not fit, or an edge's energy is negative or infinite.
@@ -416,11 +417,20 @@ class Tracer:
         share = np.stack([given.arriving(n) for n in self.storage_nodes])
         back = np.where(share == 0, 0.0, share * per_kg)  # of each kg held, what comes back into a store
         kg = result.stock_kg[:, :, part.start : part.stop + 1]
+        grown = first = None
+        if keep_mean:
+            grown = np.full_like(scale, np.nan)  # what a stock's carbon is multiplied with where its mean is kept
+            np.divide(held[:, 1:], held[:, :-1], out=grown, where=held[:, :-1] > 0)
+            inflow = np.stack([flows.inflow(n) for n in self.storage_nodes])
+            first = inflow - share.sum(axis=1)
+            first = np.where(first > 1e-9 * inflow, first, 0.0)
+            first *= np.array([[record.charge_efficiency] for record in self._records])
         for a in range(attributes):
-            moved = keep, scale, back, fixed[:, a]
-            if keep_mean:
-                moved = _at_own_mean(held, *moved)
-            kg[:, a, 1:] = _move_carbon(kg[:, a, 0].tolist(), *moved)
+            begun = None
+            if first is not None:
+                begun = np.full_like(scale, np.nan)  # the stock at the intensity of what came from no storage
+                np.divide(fixed[:, a] * held[:, 1:], first, out=begun, where=first > 0)
+            kg[:, a, 1:] = _move_carbon(kg[:, a, 0].tolist(), keep, scale, back, fixed[:, a], grown, begun)
         result.stock_kappa[:, :, part] = kg[:, :, :-1] * per_kg[:, None]
         result.anchored_kg[:, :, part] = 0.0
         for s in np.flatnonzero((scale != 1.0).any(axis=1)).tolist():
@@ -781,29 +791,19 @@ def _move_stock(
     return stock, keep, scaling, overdrawn
 
 
-def _at_own_mean(
-    held_kwh: Floats, keep: Floats, scale: Floats, back: Floats, fixed: Floats
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """The recurrence with every interval of unknown charge turned into one that keeps the stock's intensity."""
-    unknown = (np.isnan(fixed) | np.isnan(back).any(axis=1)) & (held_kwh[:, :-1] > 0)
-    if not unknown.any():
-        return keep, scale, back, fixed
-    kept = np.ones_like(scale)
-    np.divide(held_kwh[:, 1:], held_kwh[:, :-1], out=kept, where=unknown)
-    return (
-        np.where(unknown, 1.0, keep),
-        np.where(unknown, kept, scale),
-        np.where(unknown[:, None], 0.0, back),
-        np.where(unknown, 0.0, fixed),
-    )
-
-
 def _move_carbon(
-    kg: list[float], keep: Floats, scale: Floats, back: Floats, fixed: Floats
+    kg: list[float],
+    keep: Floats,
+    scale: Floats,
+    back: Floats,
+    fixed: Floats,
+    grown: Floats | None = None,
+    begun: Floats | None = None,
 ) -> list[list[float]]:
     """Run one attribute's carbon of all stocks; shape (S, T) at the intervals' ends.
 
-    kg' = scale . (keep . kg + fixed + back @ kg), where nothing kept of an unknown stock is nothing.
+    kg' = scale . (keep . kg + fixed + back @ kg), where nothing kept of an unknown stock is nothing. Where that is
+    unknown: kg' = grown . kg, and where this is unknown too, `begun`; without them it stays unknown.
     """
     stores = range(len(kg))
     own = [((keep[s] + back[s, s]) * scale[s]).tolist() for s in stores]
@@ -811,12 +811,19 @@ def _move_carbon(
     others = [
         [(r, (back[s, r] * scale[s]).tolist()) for r in stores if r != s and back[s, r].any()] for s in stores
     ]
+    unknown = [math.nan] * keep.shape[1]
+    kept = [unknown if grown is None else grown[s].tolist() for s in stores]
+    anew = [unknown if begun is None else begun[s].tolist() for s in stores]
     after: list[list[float]] = [[] for _ in stores]
     if not any(others):
         for s in stores:
             held, append = kg[s], after[s].append
-            for share, more in zip(own[s], gain[s], strict=True):
-                held = share * held + more if share else more
+            for t, (share, more) in enumerate(zip(own[s], gain[s], strict=True)):
+                stock = share * held + more if share else more
+                if math.isnan(stock):
+                    stock = held * kept[s][t]
+                    stock = anew[s][t] if math.isnan(stock) else stock
+                held = stock
                 append(held)
         return after
     columns = [(own[s], gain[s], others[s]) for s in stores]
@@ -829,6 +836,9 @@ def _move_carbon(
             for r, other in rest:
                 if other[t]:
                     stock += other[t] * was[r]
+            if math.isnan(stock):
+                stock = was[s] * kept[s][t]
+                stock = anew[s][t] if math.isnan(stock) else stock
             kg.append(stock)
         history.append(kg)
     return [list(stock) for stock in zip(*history[1:], strict=True)]

@@ -68,6 +68,19 @@ def test_without_the_option_the_stock_is_unknown_as_the_rule_says() -> None:
     assert np.isnan(stock_kg([0, 4], keep_mean=False)).tolist() == [False, False, True, True, True]
 
 
+def test_a_stock_that_began_unknown_takes_the_intensity_of_the_first_known_energy() -> None:
+    flow = np.array([[30.0, 30.0, 30.0], [10.0, 10.0, 10.0], [5.0, 5.0, 5.0], [25.0, 25.0, 25.0]])
+    tracer = Tracer(NODES, EDGES)
+
+    traced = tracer.trace(flow, np.array([[[0.5]]]), keep_mean=True)
+
+    # It gives 5 kWh before it holds any: nobody knows of what. What the grid brings is 0.5, and so is what it keeps.
+    assert np.isnan(traced.kg_in[3, 0]).tolist() == [True, False, False]
+    np.testing.assert_allclose(traced.stock_kwh[0], [0.0, 10.0, 15.0, 20.0])
+    np.testing.assert_allclose(traced.stock_kg[0, 0], [0.0, 5.0, 7.5, 10.0])
+    np.testing.assert_allclose(traced.kg_in[3, 0, 1:], [12.5, 12.5])
+
+
 @pytest.mark.parametrize("cuts", [[0, 1, 4], [0, 2, 4], [0, 1, 2, 3, 4]])
 def test_a_cut_changes_no_bit(cuts: list[int]) -> None:
     np.testing.assert_array_equal(stock_kg(cuts, keep_mean=True), stock_kg([0, 4], keep_mean=True))
