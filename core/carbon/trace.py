@@ -419,7 +419,9 @@ class Tracer:
         kg = result.stock_kg[:, :, part.start : part.stop + 1]
         grown = first = None
         if keep_mean:
-            grown = np.full_like(scale, np.nan)  # what a stock's carbon is multiplied with where its mean is kept
+            grown = np.full_like(
+                scale, np.nan
+            )  # what a stock's carbon is multiplied with where its mean is kept
             np.divide(held[:, 1:], held[:, :-1], out=grown, where=held[:, :-1] > 0)
             inflow = np.stack([flows.inflow(n) for n in self.storage_nodes])
             first = inflow - share.sum(axis=1)

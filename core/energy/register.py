@@ -25,6 +25,7 @@ from core.samples import NS_PER_S, Flags, Floats, Statuses, Times
 
 STEP_SPREAD_NS = 3600 * NS_PER_S
 RATED_TOLERANCE = 1.5  # meters and lines bear short overloads; beyond this a step is no energy that flowed
+ABSURD_KW = 1e7  # ten gigawatts: no meter of a factory passes that, whatever is known of its rating
 NS_PER_HOUR = 3600.0 * NS_PER_S
 _UNSURE = np.int16(1 << 14)  # beside the Mark bits: an uncertain reading at one end
 _NOT_SEEN = np.int16(Mark.GAP | Mark.RESET | Mark.JUMP | _UNSURE)
@@ -115,7 +116,8 @@ def register_energy(
         edges_ns: Shape (T + 1,), rising.
 
     Returns:
-        NaN outside the first and last reading. `estimated_kwh` is what was spread over gaps or jumped.
+        NaN outside the first and last reading. `estimated_kwh` is what was spread over gaps or jumped, beyond
+        the rating or beyond ABSURD_KW where none is known.
         Bad readings count as missing; uncertain ones shape the curve but cover nothing.
 
     Raises:
@@ -160,6 +162,12 @@ class Registers:
             ValueError: As `register_energy`.
         """
         _check_columns(time_ns, value, status, starts, edges_ns, len(self))
+        with np.errstate(over="ignore", invalid="ignore"):  # absurd readings are told by their energy
+            return _without_absurd(self._energy(time_ns, value, status, starts, edges_ns), edges_ns)
+
+    def _energy(
+        self, time_ns: Times, value: Floats, status: Statuses, starts: Rows, edges_ns: Times
+    ) -> IntervalEnergy:
         usable = (status >= 0) & np.isfinite(value)
         if not usable.all():
             time_ns, value, status = time_ns[usable], value[usable], status[usable]
@@ -525,6 +533,14 @@ def power_energy(
     if direction not in ("import", "export"):
         raise ValueError(f"direction is import or export, got {direction!r}")
     _check_columns(time_ns, power_kw, status, np.array([0, time_ns.size]), edges_ns, 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        energy = _power_energy(time_ns, power_kw, status, edges_ns, gap_after_ns, direction)
+        return _without_absurd(energy, edges_ns)
+
+
+def _power_energy(
+    time_ns: Times, power_kw: Floats, status: Statuses, edges_ns: Times, gap_after_ns: int, direction: str
+) -> IntervalEnergy:
     usable = (status >= 0) & np.isfinite(power_kw)
     time_ns, unsure = time_ns[usable], status[usable] >= UNCERTAIN_FROM
     power_kw = power_kw[usable] if direction == "import" else -power_kw[usable]
@@ -587,6 +603,21 @@ def power_against_register(register: IntervalEnergy, power: IntervalEnergy) -> t
     counted = float(register.energy_kwh[both].sum())
     difference = float(power.energy_kwh[both].sum()) - counted
     return difference, difference / counted if counted else float("nan")
+
+
+def _without_absurd(energy: IntervalEnergy, edges_ns: Times) -> IntervalEnergy:
+    """What no meter can have passed is marked as a jump and stands on no good reading; what is no number is unknown."""
+    kwh = energy.energy_kwh
+    absurd = kwh > ABSURD_KW * (np.diff(edges_ns) / NS_PER_HOUR)
+    if not absurd.any():
+        return energy
+    kwh = np.where(np.isinf(kwh), np.nan, kwh)
+    return IntervalEnergy(
+        kwh,
+        np.where(absurd, 0.0, energy.covered),
+        np.where(absurd, np.nan_to_num(kwh), energy.estimated_kwh),
+        np.where(absurd, energy.mark | np.int16(Mark.JUMP), energy.mark),
+    )
 
 
 def _nothing(shape: tuple[int, int]) -> IntervalEnergy:

@@ -463,7 +463,7 @@ class _Reading:
                         for_s=max(3 * point.period_s, 3.0 * base_interval_s),
                     ),
                 )
-        for rule in watch_rules(nodes, edges, self.points, self.devices):
+        for rule in watch_rules(nodes, edges):
             rules.setdefault(rule.id, rule)
         return tuple(rules.values())
 

@@ -5,18 +5,16 @@ Their points are no meter's: `core.watch` makes the readings from what was compu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from core.plant.model import (
     AlertKind,
     AlertRule,
-    Device,
     Edge,
     Label,
     Node,
     NodeKind,
-    Point,
     PointMeter,
     Role,
 )
@@ -25,9 +23,7 @@ CONSERVED: Final = 1e-9  # relative; the promise of every interval
 POWER_SHARE: Final = 0.05  # how far a day of power may be off its register
 
 
-def watch_rules(
-    nodes: Sequence[Node], edges: Sequence[Edge], points: Mapping[str, Point], devices: Mapping[str, Device]
-) -> list[AlertRule]:
+def watch_rules(nodes: Sequence[Node], edges: Sequence[Edge]) -> list[AlertRule]:
     """The rules a plant has by itself about its figures; their points are made by `observed` and `observed_day`."""
 
     def rule(id_: str, high: float, severity: int, zh: str, en: str) -> AlertRule:
@@ -70,20 +66,18 @@ def watch_rules(
             )
     for edge in edges:
         meter = edge.meter
-        if not isinstance(meter, PointMeter) or meter.role is not Role.REGISTER:
+        if not isinstance(meter, PointMeter):
             continue
-        device = devices.get(points[meter.point].device or "")
-        if device is not None and device.rated_kw is not None:
-            rules.append(
-                rule(
-                    f"jump:{edge.id}",
-                    0.0,
-                    500,
-                    f"{meter.point} 跳变，超过额定 (kWh)",
-                    f"{meter.point} jumped beyond its rating (kWh)",
-                )
+        rules.append(
+            rule(
+                f"jump:{edge.id}",
+                0.0,
+                500,
+                f"{meter.point} 跳变，超过额定 (kWh)",
+                f"{meter.point} jumped beyond its rating (kWh)",
             )
-        if meter.power_point is not None:
+        )
+        if meter.role is Role.REGISTER and meter.power_point is not None:
             rules.append(
                 rule(
                     f"frozen:{edge.id}",

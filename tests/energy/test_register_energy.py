@@ -138,6 +138,16 @@ def test_a_jump_beyond_the_rating_is_kept_and_marked_estimated() -> None:
     assert result.covered.tolist() == [1, 0, 1]
 
 
+def test_what_no_meter_can_pass_is_marked_without_a_rating_and_never_infinite() -> None:
+    result = energy([0, 60, 120, 180, 240], [0.0, 1.5, 2e6, 2e6 + 1.5, 2e6 + 3], np.arange(5) * 60)
+    beyond = energy([0, 60, 120, 180], [-1.7e308, 1.7e308, 1.7e308, 1.7e308], np.arange(4) * 60)
+
+    np.testing.assert_allclose(result.energy_kwh, [1.5, 2e6 - 1.5, 1.5, 1.5])
+    assert result.mark.tolist() == [0, Mark.JUMP, 0, 0]
+    assert result.covered.tolist() == [1, 0, 1, 1]
+    np.testing.assert_array_equal(beyond.energy_kwh, [np.nan, 0, 0])
+
+
 def test_one_quantum_in_a_second_is_no_jump() -> None:
     idle = np.arange(0, 7200)
     register = np.where(idle < 7000, 10.0, 11.0)
