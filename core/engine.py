@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from core.carbon.factors import FactorLibrary
-from core.carbon.method import MethodSet, combustion_kg_per_kwh, method_set, source_factors
+from core.carbon.method import MethodSet, combustion_kg_per_kwh, method_set, scope_of_source, source_factors
 from core.carbon.trace import Tracer, TraceResult
 from core.energy.medium import WATER_KWH_PER_M3_K, interval_means, steam_kwh_per_kg, water_kwh_per_m3
 from core.energy.network import Network, NetworkEnergy
@@ -460,7 +460,7 @@ class Engine:
         used: dict[str, str] = {}
         for row, at in enumerate(self._sources):
             node = plant.nodes[at]
-            scope = Scope.DIRECT if node.origin is Origin.OWN else Scope.ENERGY_INDIRECT
+            scope = scope_of_source(node)
             for method in self.methods:
                 for basis in _BASES:
                     column = source_factors(

@@ -11,7 +11,8 @@ an answer that does not add up shows it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeVar
@@ -19,12 +20,19 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-from core.carbon.factor_row import FactorRow
-from core.carbon.method import MethodSet, combustion_kg_per_kwh, method_set, other_gases, source_factors
+from core.carbon.factor_row import FactorRow, published_ns
+from core.carbon.method import (
+    MethodSet,
+    combustion_kg_per_kwh,
+    method_set,
+    other_gases,
+    scope_of_source,
+    source_factors,
+)
 from core.clock import rfc3339
 from core.engine import Engine
 from core.errors import BadRequest
-from core.history import History
+from core.history import NOW, History, Known
 from core.inventory import fuel_of
 from core.plant.model import (
     Device,
@@ -43,7 +51,7 @@ from core.quality import quality_of
 from core.results import HOUR_NS, SITE, Flow, Mark, Scope, WindowResult
 from core.samples import NS_PER_S, Floats, SampleBatch, Times
 from core.store.rollup import Ends, emission_parts
-from core.store.seam import RunSpan, Series, Store
+from core.store.seam import Pin, RunSpan, Series, Store
 
 T = TypeVar("T")
 
@@ -254,14 +262,28 @@ class Explanations:
         self._history = history
         self.store = store
 
-    async def _model(self, start_ns: int, end_ns: int, name: str) -> Engine:
+    async def _model(self, start_ns: int, end_ns: int, name: str, closed_at_ns: int | None) -> Engine:
         """The newest model within [start, end) that has the node or edge; the newest at all where none does."""
         await self._history.refresh()
-        models = [
-            segment.engine for segment in await self._history.segments(start_ns, max(end_ns, start_ns + 1))
-        ]
+        known = NOW if closed_at_ns is None else Known.at(closed_at_ns)
+        segments = await self._history.segments(start_ns, max(end_ns, start_ns + 1), known)
+        models = [segment.engine for segment in segments]
         there = (m for m in reversed(models) if name in m.nodes or name in m.edge_names)
         return next(there, models[-1])
+
+    async def _closed_at(self, start_ns: int, end_ns: int, revision: int | None) -> int | None:
+        """When the day that holds [start, end), or else the month, was closed as that revision."""
+        if revision is None:
+            return None
+        seals = await self.store.seals(start_ns, end_ns)
+        periods = [seal for seal in seals if seal.start_ns <= start_ns and end_ns <= seal.end_ns]
+        for period in ("day", "month"):
+            mine = {seal.revision: seal.sealed_at_ns for seal in periods if seal.period == period}
+            if revision in mine:
+                return mine[revision]
+            if mine:
+                raise BadRequest(f"no revision {revision} of that {period}: it was closed as {_listed(mine)}")
+        raise BadRequest("the range lies in no closed day and in no closed month: it has no revisions")
 
     async def node(
         self,
@@ -279,36 +301,46 @@ class Explanations:
 
         Args:
             limit, from_ns: The page of base intervals: how many, and from when on.
-            revision: Sealed hours as that revision had them.
+            revision: Everything as it was when the day, or the month, was closed as that revision.
 
         Raises:
-            BadRequest: The range is longer than a year, empty, or the node was not there then.
+            BadRequest: The range is longer than a year, empty, has no such revision, or the node was not there then.
         """
-        model = await self._model(start_ns, end_ns, name)
+        closed_at_ns = await self._closed_at(start_ns, end_ns, revision)
+        model = await self._model(start_ns, end_ns, name, closed_at_ns)
         plant = model.plant
         flow = Flow(scope, basis, method_set_id)
+        closed = revision, closed_at_ns
         opened = await _Opened.read(
-            self.store, plant, name, _edges_of(plant, name), start_ns, end_ns, flow, revision
+            self.store, plant, name, _edges_of(plant, name), start_ns, end_ns, flow, closed
         )
         return await _NodeOpening(self, model, opened, name).answer(limit, from_ns)
 
     async def edge(
-        self, name: str, start_ns: int, end_ns: int, limit: int = 60, from_ns: int | None = None
+        self,
+        name: str,
+        start_ns: int,
+        end_ns: int,
+        limit: int = 60,
+        from_ns: int | None = None,
+        revision: int | None = None,
     ) -> EdgeExplained:
         """Energy of an edge over [start, end), opened down to the readings at its ends.
 
         Raises:
             BadRequest: As `node`.
         """
-        model = await self._model(start_ns, end_ns, name)
+        closed_at_ns = await self._closed_at(start_ns, end_ns, revision)
+        model = await self._model(start_ns, end_ns, name, closed_at_ns)
         plant = model.plant
         edge = _known(plant.edge_by_id, "edge", name)
         inputs = _inputs(plant, edge)
         flow = Flow(Scope.ENERGY_INDIRECT, "location", plant.method_sets[0])
-        opened = await _Opened.read(self.store, plant, SITE, [edge, *inputs], start_ns, end_ns, flow, None)
+        closed = revision, closed_at_ns
+        opened = await _Opened.read(self.store, plant, SITE, [edge, *inputs], start_ns, end_ns, flow, closed)
         energy = opened.of(edge)
         meter = _meter(plant, edge)
-        readings = await self.readings([meter], opened.start_ns, opened.end_ns)
+        readings = await self.readings([meter], opened)
         marked, more = opened.marked(edge, limit, from_ns)
         formula, source = _energy_rule(meter)
         return EdgeExplained(
@@ -329,7 +361,7 @@ class Explanations:
             marked=marked,
             next=more,
             corrections=await self.corrections([meter], opened),
-            runs=_runs(await self.store.runs(opened.start_ns, opened.end_ns)),
+            runs=_runs(await self.store.runs(opened.start_ns, opened.end_ns, closed_at_ns)),
         )
 
     def _input(self, opened: _Opened, edge: Edge) -> Item:
@@ -345,10 +377,13 @@ class Explanations:
             explain=opened.edge_link(edge),
         )
 
-    async def readings(self, meters: Sequence[Meter], start_ns: int, end_ns: int) -> SampleBatch:
+    async def readings(self, meters: Sequence[Meter], opened: _Opened) -> SampleBatch:
         """The readings next to both ends of the window, context included."""
         points = list(dict.fromkeys(p for m in meters for p in (m.point, m.power_point) if p is not None))
-        parts = [await self.store.readings(points, at, at + 1000, _SPREAD_NS) for at in (start_ns, end_ns)]
+        parts = [
+            await self.store.readings(points, at, at + 1000, _SPREAD_NS, opened.closed_at_ns)
+            for at in (opened.start_ns, opened.end_ns)
+        ]
         rows: dict[tuple[int, int], tuple[int, int]] = {}
         for which, part in enumerate(parts):
             for i, key in enumerate(zip(part.point.tolist(), part.time_ns.tolist(), strict=True)):
@@ -366,9 +401,15 @@ class Explanations:
     async def corrections(self, meters: Sequence[Meter], opened: _Opened) -> tuple[Corrected, ...]:
         points = [p for m in meters for p in (m.point, m.power_point) if p is not None]
         rows = await self.store.corrections(points, opened.start_ns, opened.end_ns, MOST_CORRECTIONS)
+        if opened.closed_at_ns is not None:
+            rows = [row for row in rows if row.at_ns <= opened.closed_at_ns]
         return tuple(
             Corrected(r.point, rfc3339(r.time_ns), r.old, r.new, r.who, r.why, rfc3339(r.at_ns)) for r in rows
         )
+
+
+# A revision asked for, and when the period was closed as it; None, None: figures as they stand.
+_Closed = tuple[int | None, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,13 +426,13 @@ class _Opened:
     """Stored results of a window, cut to it, and the links that open parts of it."""
 
     def __init__(
-        self, plant: Plant, result: WindowResult, first: int, last: int, flow: Flow, revision: int | None
+        self, plant: Plant, result: WindowResult, first: int, last: int, flow: Flow, closed: _Closed
     ) -> None:
         self.plant = plant
         self.flow = flow
         self._result = result
         self._cut = slice(first, last)
-        self.revision = revision
+        self.revision, self.closed_at_ns = closed
         self.base_ns = result.base_ns
         self.start_ns = result.start_ns + first * result.base_ns
         self.end_ns = result.start_ns + last * result.base_ns
@@ -407,7 +448,7 @@ class _Opened:
         start_ns: int,
         end_ns: int,
         flow: Flow,
-        revision: int | None,
+        closed: _Closed,
     ) -> _Opened:
         """Cut to whole base intervals, as every answer is."""
         base_ns = plant.base_interval_s * NS_PER_S
@@ -428,10 +469,10 @@ class _Opened:
             list({**nodes, name: None}),
             [flow],
             storages,
-            revision,
+            closed[1],
         )
         first = (start_ns - hour_from) // result.base_ns
-        return cls(plant, result, first, first + (end_ns - start_ns) // result.base_ns, flow, revision)
+        return cls(plant, result, first, first + (end_ns - start_ns) // result.base_ns, flow, closed)
 
     def kwh(self, edge: Edge) -> Floats:
         """Energy of an edge by interval, shape (T,); nothing known is nothing to count."""
@@ -518,7 +559,7 @@ class _Opened:
 
     def _link(self, **asked: str) -> str:
         span = {"start": rfc3339(self.start_ns), "end": rfc3339(self.end_ns)}
-        revision = {} if self.revision is None or "edge" in asked else {"revision": str(self.revision)}
+        revision = {} if self.revision is None else {"revision": str(self.revision)}
         return "/v1/explain?" + urlencode({**asked, **span, **revision})
 
     def _row(self, edge: Edge) -> int:
@@ -541,13 +582,14 @@ class _NodeOpening:
 
     async def answer(self, limit: int, from_ns: int | None) -> NodeExplained:
         opened, node = self._opened, self._node
-        runs = await self._to.store.runs(opened.start_ns, opened.end_ns)
-        items = self._items(runs)
+        span = opened.start_ns, opened.end_ns, opened.closed_at_ns
+        runs = await self._to.store.runs(*span)
+        items = self._items(await self._to.store.pins(*span))
         kg, coverage = await self._figure()
         kind = SITE if node is None else node.kind
         formula, source = FORMULAS[kind]
         meters = [_meter(self._plant, e) for e in _edges_of(self._plant, self._name)][:MOST_ITEMS]
-        readings = await self._to.readings(meters, opened.start_ns, opened.end_ns)
+        readings = await self._to.readings(meters, opened)
         marks = {e.id: opened.of(e).marks for e in _edges_of(self._plant, self._name)}
         storage = node is not None and node.kind is NodeKind.STORAGE
         known = sum(item.emissions_kgco2e for item in items)
@@ -587,14 +629,14 @@ class _NodeOpening:
         )
         return _total(series, o.flow.scope)
 
-    def _items(self, runs: Sequence[RunSpan]) -> list[Item]:
+    def _items(self, pins: Sequence[Pin]) -> list[Item]:
         plant, node = self._plant, self._node
         if node is None:
             sources = [n for n in plant.nodes if n.kind is NodeKind.SOURCE]
             items = [self._brought(n) for n in sources]
             return items + [item for n in plant.nodes if n.burns for item in self._burns(n)]
         if node.kind is NodeKind.SOURCE:
-            return self._by_factor(node, runs)
+            return self._by_factor(node, pins)
         items = [self._edge(e, "arrives", 1.0) for e in plant.edges if e.target == node.id]
         if node.burns:
             items += self._burns(node)
@@ -637,46 +679,50 @@ class _NodeOpening:
         link = None if self._node is not None else self._opened.node_link(node.id)
         return [replace(item, factor=fuel.row.id, upstream=link)]
 
-    def _by_factor(self, node: Node, runs: Sequence[RunSpan]) -> list[Item]:
-        """A source's figure by factor row: each stretch of time with its own."""
+    def _by_factor(self, node: Node, pins: Sequence[Pin]) -> list[Item]:
+        """A source's figure by factor row, each stretch of time with its own: energy times what that row says."""
         edges = [e for e in self._plant.edges if e.source == node.id]
-        kwh = sum((self._opened.kwh(e) for e in edges), np.zeros(self._opened.time_ns.size))
-        kg = self._opened.brought_kg(node.id)
+        time_ns = self._opened.time_ns
+        kwh = sum((self._opened.kwh(e) for e in edges), np.zeros(time_ns.size))
+        self._columns.append((node.id, kwh, self._opened.brought_kg(node.id)))
+        if node.fuel is not None or self._opened.flow.scope != scope_of_source(node):
+            item = self._item("factor", node.id, kwh, np.zeros(time_ns.size), edges, keep=False)
+            return [replace(item, start=rfc3339(self._opened.start_ns), end=rfc3339(self._opened.end_ns))]
+        kg_per_kwh, row_ids = np.empty(time_ns.size), list[str | None]()
+        for first, last, known_at_ns in self._known(pins):
+            column, ids = self._rows_of(node, time_ns[first:last], known_at_ns)
+            kg_per_kwh[first:last] = column
+            row_ids += ids
+        kg = np.where(kwh == 0, 0.0, kwh * kg_per_kwh)
+        cuts = [0, *(i for i in range(1, time_ns.size) if row_ids[i] != row_ids[i - 1]), time_ns.size]
         items = []
-        for first, last, row_id in self._stretches(node, runs):
+        for first, last in pairwise(cuts):
             part = slice(first, last)
             item = self._item("factor", node.id, kwh[part], kg[part], edges, keep=False)
-            span = (
-                int(self._opened.time_ns[first]),
-                int(self._opened.time_ns[last - 1]) + self._opened.base_ns,
-            )
-            items.append(replace(item, factor=row_id, start=rfc3339(span[0]), end=rfc3339(span[1])))
-        self._columns.append((node.id, kwh, kg))
+            until_ns = int(time_ns[last - 1]) + self._opened.base_ns
+            span = rfc3339(int(time_ns[first])), rfc3339(until_ns)
+            items.append(replace(item, factor=row_ids[first], start=span[0], end=span[1]))
         return items
 
-    def _stretches(self, node: Node, runs: Sequence[RunSpan]) -> list[tuple[int, int, str | None]]:
-        """(first, last, factor row id) of runs of intervals that stand on one factor row, as the runs knew it."""
-        ids: list[str | None] = []
-        for begin, until, known_at_ns in self._known(runs):
-            ids += self._rows_of(node, self._opened.time_ns[begin:until], known_at_ns)
-        cuts = [0, *(i for i in range(1, len(ids)) if ids[i] != ids[i - 1]), len(ids)]
-        return [(a, b, ids[a]) for a, b in pairwise(cuts) if b > a]
-
-    def _known(self, runs: Sequence[RunSpan]) -> list[tuple[int, int, int]]:
-        """Stretches of the window by the known time of the run behind them."""
-        time_ns = self._opened.time_ns
-        at, spans = 0, []
-        for run in runs:
-            until = int(np.searchsorted(time_ns, run.end_ns))
-            if until > at:
-                spans.append((at, until, run.last_known_at_ns))
-                at = until
-        if at < time_ns.size:
-            spans.append((at, time_ns.size, runs[-1].last_known_at_ns if runs else int(time_ns[-1])))
+    def _known(self, pins: Sequence[Pin]) -> list[tuple[int, int, int]]:
+        """(first, last, known time) of runs of intervals computed when the same factor rows were known."""
+        time_ns, zone = self._opened.time_ns, self._plant.zone
+        moments = sorted({published_ns(row.published, zone) for row in self._library.rows if row.published})
+        known = {pin.hour_ns: pin.known_at_ns for pin in pins}
+        newest_ns = max(known.values(), default=int(time_ns[-1]))
+        hours = time_ns // HOUR_NS * HOUR_NS
+        cuts = [0, *(np.flatnonzero(np.diff(hours)) + 1).tolist(), time_ns.size]
+        spans: list[tuple[int, int, int]] = []
+        for first, last in pairwise(cuts):
+            at_ns = known.get(int(hours[first]), newest_ns)
+            if spans and bisect_right(moments, spans[-1][2]) == bisect_right(moments, at_ns):
+                spans[-1] = (spans[-1][0], last, spans[-1][2])
+            else:
+                spans.append((first, last, at_ns))
         return spans
 
-    def _rows_of(self, node: Node, time_ns: Times, known_at_ns: int) -> list[str | None]:
-        """The factor row of each interval; bisected, for there are few of them and many intervals."""
+    def _rows_of(self, node: Node, time_ns: Times, known_at_ns: int) -> tuple[Floats, list[str | None]]:
+        """What a kWh carried in each interval and by which row; bisected, for there are few rows."""
         column = source_factors(
             node,
             self._method,
@@ -693,11 +739,12 @@ class _NodeOpening:
             if row_id is not None and row_id not in self._factors:
                 row = self._library.row(row_id)
                 self._factors[row_id] = _factor(row, float(column.kg_per_kwh[0]))
-            return [row_id] * time_ns.size
+            return column.kg_per_kwh, [row_id] * time_ns.size
         half = time_ns.size // 2
-        return self._rows_of(node, time_ns[:half], known_at_ns) + self._rows_of(
-            node, time_ns[half:], known_at_ns
+        (first, first_ids), (rest, rest_ids) = (
+            self._rows_of(node, part, known_at_ns) for part in (time_ns[:half], time_ns[half:])
         )
+        return np.concatenate([first, rest]), first_ids + rest_ids
 
     def _item(
         self,
@@ -756,6 +803,10 @@ def _edges_of(plant: Plant, name: str) -> list[Edge]:
         ]
     _known(plant.node_by_id, "node", name)
     return [e for e in plant.edges if name in (e.source, e.target)]
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))
 
 
 def _known(of: Mapping[str, T], what: str, name: str) -> T:

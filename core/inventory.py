@@ -21,10 +21,17 @@ import numpy as np
 
 from core.carbon.accounting import Effects, effects
 from core.carbon.factors import FactorLibrary
-from core.carbon.method import MethodSet, biogenic_kg_per_kwh, combustion_kg_per_kwh, method_set, other_gases
+from core.carbon.method import (
+    MethodSet,
+    biogenic_kg_per_kwh,
+    combustion_kg_per_kwh,
+    method_set,
+    other_gases,
+    scope_of_source,
+)
 from core.carbon.uncertainty import Term, combined_uncertainty
 from core.period import Periods
-from core.plant.model import Edge, Label, Node, NodeKind, Origin, Plant, PointMeter
+from core.plant.model import Edge, Label, Node, NodeKind, Plant, PointMeter
 from core.registers.activity import Activity, activity_carbon, spread_over
 from core.registers.book import Register
 from core.registers.shelf import Registers
@@ -390,7 +397,7 @@ class Inventories:
     ) -> list[Line]:
         """What a source brings in, by scope; a scope in which it never brings anything has no line."""
         out = [edge for edge in self._plant.edges if edge.source == node.id]
-        own = Scope.DIRECT if node.origin is Origin.OWN else Scope.ENERGY_INDIRECT
+        own = scope_of_source(node)
         stated = (node.id, str(node.factor)) if node.factor is not None else (node.id,)
         return [
             self._line(

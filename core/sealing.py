@@ -225,7 +225,7 @@ class Sealing:
 
     async def _replay_difference(self, seal: Seal) -> str | None:
         """The first figure that does not follow from the readings, model and factors of the seal."""
-        pins = await self._store.pins(seal.start_ns, seal.end_ns, seal.revision)
+        pins = await self._store.pins(seal.start_ns, seal.end_ns, seal.sealed_at_ns)
         for first_ns, last_ns in _stretches([pin.hour_ns for pin in pins]):
             cuts = [first_ns, *self._history.hours_of_change(first_ns, last_ns), last_ns]
             for start_ns, end_ns in pairwise(cuts):

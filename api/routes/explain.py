@@ -31,7 +31,10 @@ async def explain(
     limit: Annotated[int, Query(ge=1, le=1440, description="Base intervals a page.")] = 60,
     cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
     revision: Annotated[
-        int | None, Query(ge=1, description="Sealed figures as that revision had them.")
+        int | None,
+        Query(
+            ge=1, description="As it was when the day, or month, of the range was closed as that revision."
+        ),
     ] = None,
 ) -> Json:
     """What a figure is made of: items with energy, intensity and a link each, factor rows, meters, readings, runs."""
@@ -42,7 +45,7 @@ async def explain(
     if opened is None:
         raise UnknownName("figures cannot be opened here: no store of results stands behind this process")
     if edge is not None:
-        return Json(await opened.edge(edge, span.start_ns, span.end_ns, limit, from_ns))
+        return Json(await opened.edge(edge, span.start_ns, span.end_ns, limit, from_ns, revision))
     assert node is not None
     return Json(
         await opened.node(

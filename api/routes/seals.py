@@ -68,7 +68,6 @@ async def seals(
 
 def _row(seal: Seal, newest: bool) -> dict[str, Any]:
     start, end = rfc3339(seal.start_ns), rfc3339(seal.end_ns)
-    revision = "" if newest else f"&revision={seal.revision}"
     return {
         "period": seal.period,
         "label": seal.label,
@@ -82,5 +81,5 @@ def _row(seal: Seal, newest: bool) -> dict[str, Any]:
         "who": seal.who,
         "why": seal.why,
         "sealed_at": rfc3339(seal.sealed_at_ns),
-        "explain": f"/v1/explain?node=site&start={start}&end={end}{revision}",
+        "explain": f"/v1/explain?node=site&start={start}&end={end}&revision={seal.revision}",
     }

@@ -187,6 +187,11 @@ def method_set(method_set_id: str) -> MethodSet:
     return _METHOD_SETS[method_set_id]
 
 
+def scope_of_source(node: Node) -> Scope:
+    """Where what a source brings in is counted."""
+    return Scope.DIRECT if node.origin is Origin.OWN else Scope.ENERGY_INDIRECT
+
+
 def source_factors(
     node: Node,
     method: MethodSet,
@@ -212,8 +217,7 @@ def source_factors(
     """
     if node.fuel is not None:
         return FactorColumn(np.zeros(time_ns.shape), (), np.zeros(time_ns.shape, dtype=np.bool_))
-    scope = Scope.DIRECT if node.origin is Origin.OWN else Scope.ENERGY_INDIRECT
-    if scope not in method.scopes:
+    if scope_of_source(node) not in method.scopes:
         return constant_column(0.0, f"out-of-scope:{method.id}", time_ns)
     if node.factor is None:
         return unknown_column(time_ns)

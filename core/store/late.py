@@ -92,8 +92,10 @@ WHERE s.point_id = late.point_id AND s.time = late.time AND late.old_status IS N
 @asynccontextmanager
 async def as_of(
     connection: asyncpg.Connection[Any], tier: Tier, ids: list[int], start_ns: int, end_ns: int, at_ns: int
-) -> AsyncIterator[None]:
+) -> AsyncIterator[bool]:
     """Inside, this connection alone sees the readings around [start, end) as they were at a time.
+
+    Yields whether that is as they are now.
 
     Later ones are taken out in a transaction that is always rolled back, so that the very same statements read
     the past as the present.
@@ -107,7 +109,7 @@ async def as_of(
         *span,
     )
     if not any_late:
-        yield
+        yield True
         return
     undone = connection.transaction()
     await undone.start()
@@ -115,6 +117,6 @@ async def as_of(
         if tier.has_columnstore:
             await connection.execute("SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
         await connection.execute(_UNDO, datetime_of(at_ns), ids, *span)
-        yield
+        yield False
     finally:
         await undone.rollback()

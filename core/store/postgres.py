@@ -46,7 +46,7 @@ from core.store.seam import (
     WriteReport,
 )
 from core.store.series import Space, Tier, compress, retain, tier_of
-from core.store.window import read_window
+from core.store.window import read_window, revision_at
 from migrations import migrate
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
@@ -195,8 +195,10 @@ class PostgresStore:
                     connection, names, start_ns, end_ns, step_spread_ns, self.archive
                 )
             else:
-                async with late.as_of(connection, self.tier, known.tolist(), start_ns, end_ns, as_of_ns):
-                    rows = await reader.readings(connection, names, start_ns, end_ns, step_spread_ns)
+                then = late.as_of(connection, self.tier, known.tolist(), start_ns, end_ns, as_of_ns)
+                async with then as is_as_now:  # files hold what is known now
+                    files = self.archive if is_as_now else None
+                    rows = await reader.readings(connection, names, start_ns, end_ns, step_spread_ns, files)
         place = np.full(int(ids.max(initial=0)) + 1, -1, dtype=np.int32)
         place[known] = np.flatnonzero(ids >= 0)
         index = place[rows.point]
@@ -294,7 +296,7 @@ class PostgresStore:
         nodes: Sequence[str],
         flows: Sequence[Flow],
         storages: Sequence[str] = (),
-        revision: int | None = None,
+        closed_at_ns: int | None = None,
     ) -> WindowResult:
         async with self._connection() as connection:
             return await read_window(
@@ -305,12 +307,13 @@ class PostgresStore:
                 (nodes, await self._ids(connection, "node", nodes)),
                 (flows, await self._registry.flow_ids(connection, flows)),
                 (storages, await self._ids(connection, "node", storages)),
-                revision,
+                await revision_at(connection, start_ns, end_ns, closed_at_ns),
             )
 
-    async def runs(self, start_ns: int, end_ns: int) -> list[RunSpan]:
+    async def runs(self, start_ns: int, end_ns: int, closed_at_ns: int | None = None) -> list[RunSpan]:
         async with self._connection() as connection:
-            return await result.runs(connection, start_ns, end_ns)
+            closed = await revision_at(connection, start_ns, end_ns, closed_at_ns)
+            return await result.runs(connection, start_ns, end_ns, closed)
 
     async def corrections(
         self, points: Sequence[str], start_ns: int, end_ns: int, limit: int
@@ -369,9 +372,10 @@ class PostgresStore:
         async with self._connection() as connection:
             return await seals.stored(connection, start_ns, end_ns, revision)
 
-    async def pins(self, start_ns: int, end_ns: int, revision: int | None = None) -> list[Pin]:
+    async def pins(self, start_ns: int, end_ns: int, closed_at_ns: int | None = None) -> list[Pin]:
         async with self._connection() as connection:
-            return await seals.pins(connection, start_ns, end_ns, revision)
+            closed = await revision_at(connection, start_ns, end_ns, closed_at_ns)
+            return await seals.pins(connection, start_ns, end_ns, closed)
 
     async def kept_from(self, points: Sequence[str]) -> int | None:
         async with self._connection() as connection:

@@ -18,6 +18,7 @@ from core.store.copy import copy_in, pg_time
 from core.store.rollup import QUARTER_NS, Ends, Parts, window_parts
 from core.store.seals import RESULT_LOCK, preserve
 from core.store.seam import Run, RunSpan
+from core.store.window import source
 
 _TABLES = (
     ("run", "hour"),
@@ -244,15 +245,18 @@ SELECT min(hour) AS start, max(hour) + interval '1 hour' AS "end", min(known_at)
 FROM (
     SELECT *, hour - interval '1 hour' * row_number() OVER (PARTITION BY plant_fingerprint, reason ORDER BY hour)
         AS stretch
-    FROM ecmc.run WHERE hour >= $1 AND hour < $2
+    FROM {run} WHERE hour >= $1 AND hour < $2 AND known_at IS NOT NULL
 ) AS runs
 GROUP BY plant_fingerprint, reason, stretch
 ORDER BY start
 """
 
 
-async def runs(connection: asyncpg.Connection[Any], start_ns: int, end_ns: int) -> list[RunSpan]:
-    rows = await connection.fetch(_RUNS, datetime_of(start_ns // HOUR_NS * HOUR_NS), datetime_of(end_ns))
+async def runs(
+    connection: asyncpg.Connection[Any], start_ns: int, end_ns: int, revision: str | None
+) -> list[RunSpan]:
+    query = _RUNS.format(run=f"{source('run', revision)} AS run")
+    rows = await connection.fetch(query, datetime_of(start_ns // HOUR_NS * HOUR_NS), datetime_of(end_ns))
     return [
         RunSpan(
             time_ns_of(row["start"]),

@@ -19,7 +19,7 @@ from core.seal import Seal, day_digest, hour_digests, month_digest
 from core.store.bucket import EMISSION, ENERGY, NODE, Family
 from core.store.rollup import QUARTER_NS, Ends, Parts, window_parts
 from core.store.seam import Pin, Stocks
-from core.store.window import ARCHIVED, Ids, read_rollup, read_window
+from core.store.window import ARCHIVED, Ids, read_rollup, read_window, source
 
 RESULT_LOCK = 0x65636D65  # results have one writer at a time
 
@@ -28,6 +28,7 @@ async def stored(
     connection: asyncpg.Connection[Any], start_ns: int, end_ns: int, revision: int | None = None
 ) -> list[WindowResult]:
     """Everything stored for the hours of [start, end), names sorted; several where the base interval changed."""
+    read_in = None if revision is None else str(revision)
     edges = await _names(connection, "edge", "energy_block", "edge_id", start_ns, end_ns, revision)
     nodes = await _names(connection, "node", "node_block", "node_id", start_ns, end_ns, revision)
     storages = await _names(connection, "node", "stock", "node_id", start_ns, end_ns + 1000, revision)
@@ -39,7 +40,7 @@ async def stored(
 
     async def read(first_ns: int, last_ns: int) -> WindowResult:
         return await read_window(
-            connection, first_ns, last_ns, edges, nodes, (flows, flow_ids), storages, revision
+            connection, first_ns, last_ns, edges, nodes, (flows, flow_ids), storages, read_in
         )
 
     try:
@@ -329,19 +330,14 @@ async def _append(
 
 
 async def pins(
-    connection: asyncpg.Connection[Any], start_ns: int, end_ns: int, revision: int | None
+    connection: asyncpg.Connection[Any], start_ns: int, end_ns: int, revision: str | None
 ) -> list[Pin]:
-    """The computations behind the hours of a revision, or as they stand, in time order."""
+    """The computations behind the hours of a revision (see `source`), or as they stand, in time order."""
     rows = await connection.fetch(
-        "SELECT hour, known_at, computed FROM ("
-        " SELECT DISTINCT ON (hour) hour, known_at, computed FROM ("
-        "  SELECT hour, known_at, computed, revision FROM ecmc.run_archive WHERE revision >= $3"
-        "  UNION ALL SELECT hour, known_at, computed, 2147483647 FROM ecmc.run"
-        " ) AS every WHERE hour >= $1 AND hour < $2 ORDER BY hour, revision"
-        ") AS run WHERE known_at IS NOT NULL ORDER BY hour",
+        f"SELECT hour, known_at, computed FROM {source('run', revision)} AS run"
+        " WHERE hour >= $1 AND hour < $2 AND known_at IS NOT NULL ORDER BY hour",
         datetime_of(start_ns),
         datetime_of(end_ns),
-        2147483647 if revision is None else revision,
     )
     return [
         Pin(time_ns_of(row["hour"]), time_ns_of(row["known_at"]), time_ns_of(row["computed"])) for row in rows

@@ -264,11 +264,14 @@ class Store(Protocol):
         nodes: Sequence[str],
         flows: Sequence[Flow],
         storages: Sequence[str] = (),
-        revision: int | None = None,
+        closed_at_ns: int | None = None,
     ) -> WindowResult:
-        """Stored results of whole hours, NaN where none are; sealed hours as `revision` had them where given."""
+        """Stored results of whole hours, NaN where none are.
 
-    async def runs(self, start_ns: int, end_ns: int) -> list[RunSpan]:
+        With `closed_at_ns`, here and below, the days that were closed by that time are read as they were then.
+        """
+
+    async def runs(self, start_ns: int, end_ns: int, closed_at_ns: int | None = None) -> list[RunSpan]:
         """Which computations the results of [start, end) come from, in time order."""
 
     async def corrections(
@@ -309,8 +312,8 @@ class Store(Protocol):
     async def stored(self, start_ns: int, end_ns: int, revision: int | None = None) -> list[WindowResult]:
         """Everything stored of whole hours; several results where the base interval changed."""
 
-    async def pins(self, start_ns: int, end_ns: int, revision: int | None = None) -> list[Pin]:
-        """The computations behind the hours of [start, end), of a sealed revision or as they stand, in time order."""
+    async def pins(self, start_ns: int, end_ns: int, closed_at_ns: int | None = None) -> list[Pin]:
+        """The computations behind the hours of [start, end), in time order."""
 
     async def kept_from(self, points: Sequence[str]) -> int | None:
         """From when on all readings of these points are still there; None where none was dropped."""

@@ -27,7 +27,7 @@ _ENERGY = ("energy_kwh", "covered", "estimated_kwh", "mark")
 _NODE = ("in_kwh", "out_kwh", "residual_kwh", "through_kwh", "covered")
 _EMISSION = ("emissions_kg", "through_kg")
 _COLUMNS = {
-    "run": "hour, known_at, plant_fingerprint, reason, factor_ids",
+    "run": "hour, known_at, plant_fingerprint, reason, conservation_error, computed",
     "energy_block": ", ".join(("edge_id", "hour", *_ENERGY)),
     "node_block": ", ".join(("node_id", "hour", *_NODE)),
     "emission_block": ", ".join(("node_id", "flow_id", "hour", *_EMISSION)),
@@ -44,12 +44,12 @@ async def read_window(
     nodes: tuple[Sequence[str], Ids],
     flows: tuple[Sequence[Flow], Ids],
     storages: tuple[Sequence[str], Ids],
-    revision: int | None = None,
+    revision: str | None = None,
 ) -> WindowResult:
     """Results of the whole hours [start, end), for the names and ids given.
 
     Args:
-        revision: Sealed hours as that revision had them; None: as they stand.
+        revision: See `source`; None: as they stand.
 
     Raises:
         BadRequest: The base interval changed inside the window.
@@ -88,7 +88,7 @@ async def read_window(
 
 
 async def _per_hour(
-    connection: asyncpg.Connection[Any], start_ns: int, end_ns: int, revision: int | None
+    connection: asyncpg.Connection[Any], start_ns: int, end_ns: int, revision: str | None
 ) -> int:
     """Base intervals an hour, as stored; one where nothing is."""
     found = await connection.fetch(
@@ -104,18 +104,42 @@ async def _per_hour(
     return int(found[0]["n"]) if found else 1
 
 
-def source(table: str, revision: int | None) -> str:
+async def revision_at(
+    connection: asyncpg.Connection[Any], start_ns: int, end_ns: int, closed_at_ns: int | None
+) -> str | None:
+    """SQL of the revision that the day of an hour `t.hour` had at a time; NULL where it was not closed yet."""
+    if closed_at_ns is None:
+        return None
+    days = await connection.fetch(
+        "SELECT DISTINCT ON (label) start_time, end_time, revision FROM ecmc.seal WHERE period = 'day'"
+        " AND start_time < $2 AND end_time > $1 AND sealed_at <= $3 ORDER BY label, revision DESC",
+        datetime_of(start_ns),
+        datetime_of(end_ns),
+        datetime_of(closed_at_ns),
+    )
+    whens = " ".join(
+        f"WHEN t.hour >= '{day['start_time'].isoformat()}' AND t.hour < '{day['end_time'].isoformat()}'"
+        f" THEN {day['revision']}"
+        for day in days
+    )
+    return f"CASE {whens} END" if whens else "NULL"
+
+
+def source(table: str, revision: str | None) -> str:
     """What to read instead of a result table to get closed hours as a revision had them.
 
     An hour that was computed anew since has a row in run_archive under the last revision it belonged to.
+
+    Args:
+        revision: SQL of the revision an hour `t.hour` is read in, a number or more; where NULL, as it stands.
     """
     if revision is None:
         return f"ecmc.{table}"
-    kept = f"SELECT min(a.revision) FROM ecmc.run_archive AS a WHERE a.hour = t.hour AND a.revision >= {int(revision)}"
+    kept = f"SELECT min(a.revision) FROM ecmc.run_archive AS a WHERE a.hour = t.hour AND a.revision >= {revision}"
     if table in ("stock", "stock_carbon"):  # kept by themselves too, when only the hour before changed
         kept = (
             f"SELECT min(a.revision) FROM ecmc.stock_archive AS a"
-            f" WHERE a.hour = t.hour AND a.node_id = t.node_id AND a.revision >= {int(revision)}"
+            f" WHERE a.hour = t.hour AND a.node_id = t.node_id AND a.revision >= {revision}"
         )
     columns = _COLUMNS[table]
     return (
@@ -133,7 +157,7 @@ class _Span:
         start_ns: int,
         end_ns: int,
         per_hour: int,
-        revision: int | None,
+        revision: str | None,
     ) -> None:
         self._connection = connection
         self._start_ns, self._end_ns = start_ns, end_ns

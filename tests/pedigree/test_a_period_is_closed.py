@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 import numpy as np
 import pytest
 
-from core.clock import parse_rfc3339
+from core.clock import parse_rfc3339, rfc3339
 from core.errors import BadRequest
 from core.explain import Explanations
 from core.results import HOUR_NS
@@ -187,3 +189,93 @@ async def test_a_label_that_is_no_period_is_refused(works: Any, readings: Any, l
     sealing = Sealing(works.store, works.pipeline.history, works.clock)
     with pytest.raises(BadRequest, match="is no day such as"):
         await sealing.close(label, "mai", "test")
+
+
+async def opened_as(works: Any, link: str) -> Any:
+    """What a link of an answer opens."""
+    asked = dict(parse_qsl(urlsplit(link).query))
+    explain = Explanations(works.pipeline.history, works.store)
+    span = parse_rfc3339(asked["start"]), parse_rfc3339(asked["end"])
+    revision = int(asked["revision"])
+    if "edge" in asked:
+        return await explain.edge(asked["edge"], *span, revision=revision)
+    return await explain.node(
+        asked["node"], *span, int(asked["scope"]), asked["basis"], asked["method_set"], revision=revision
+    )
+
+
+async def test_a_closed_figure_is_walked_down_as_it_was(works: Any, readings: Any) -> None:
+    """Since then: readings came late, and it was computed with an older factor."""
+    sealing = await sealing_of(works, readings, drop=grid_gap)
+    await sealing.close(DAY, "mai", "month report")
+    start, end = rfc3339(START_NS), rfc3339(START_NS + DAY_NS)
+    asked = f"?start={start}&end={end}&scope=2&basis=location&method_set=zero-carbon-factory&revision=1"
+    site_then = await opened_as(works, f"{asked}&node=site")
+
+    whole = readings(START_NS, START_NS + 2 * DAY_NS)
+    late = whole.take(np.flatnonzero(grid_gap(whole)))
+    await works.write(replace(late, value=late.value + 5.0))
+    await works.drain()
+    span = START_NS, START_NS + DAY_NS
+    await works.pipeline.recompute(*span, parse_rfc3339("2025-06-01T00:00:00Z"), "recompute")
+    assert await site_kg(works) != pytest.approx(site_then.emissions_kgco2e)
+
+    site = await opened_as(works, f"{asked}&node=site")
+    grid = await opened_as(works, next(item.upstream for item in site.items if item.id == "grid"))
+    (item,) = grid.items
+    edge = await opened_as(works, item.explain)
+
+    assert site.emissions_kgco2e == site_then.emissions_kgco2e
+    assert {run.last_known_at for run in site.runs} == {run.last_known_at for run in site_then.runs}
+    assert [(f.id, f.value) for f in grid.factors] == [("grid_cn:CN-CQ:2023:average", 0.5581)]
+    assert grid.unexplained_kgco2e == pytest.approx(0, abs=1e-9)
+    assert edge.energy_kwh == pytest.approx(item.energy_kwh, rel=1e-12)
+    assert edge.register["difference_kwh"] == pytest.approx(edge.energy_kwh, rel=1e-9)
+    assert edge.marks == {"gap": 12}
+
+
+async def test_a_months_revision_opens_its_days_as_they_were_then(works: Any, readings: Any) -> None:
+    """Two days change one after the other: the month's second revision has one of them changed, its third both."""
+    await sealing_of(works, readings)
+    sealing = Sealing(works.store, works.pipeline.history, works.clock)
+    first, second = START_NS, START_NS + DAY_NS
+    old = parse_rfc3339("2025-06-01T00:00:00Z")
+    kg = []
+    async for _ in sealing.close_due():
+        pass
+    for day_ns in (None, first, second):
+        if day_ns is not None:
+            await works.pipeline.recompute(day_ns, day_ns + DAY_NS, old, "recompute")
+            await works.drain()
+            async for _ in sealing.close_due():
+                pass
+        month = [s for s in await works.store.seals(START_NS, START_NS + DAY_NS) if s.period == "month"][-1]
+        series = await works.store.emissions(
+            ["site"], month.start_ns, month.end_ns, "1y", "location", "zero-carbon-factory"
+        )
+        kg.append(float(series.columns["emissions_kgco2e"].sum()))
+    assert month.revision == 3
+
+    explain = Explanations(works.pipeline.history, works.store)
+    for revision, then in enumerate(kg, start=1):
+        opened = await explain.node(
+            "site",
+            month.start_ns,
+            month.end_ns,
+            2,
+            "location",
+            "zero-carbon-factory",
+            revision=revision,
+        )
+        direct = await explain.node(
+            "site",
+            month.start_ns,
+            month.end_ns,
+            1,
+            "location",
+            "zero-carbon-factory",
+            revision=revision,
+        )
+        assert opened.emissions_kgco2e + direct.emissions_kgco2e == pytest.approx(then, rel=1e-12)
+    with pytest.raises(BadRequest, match="no revision 9 of that month: it was closed as 1, 2, 3"):
+        await explain.node("site", month.start_ns, month.end_ns, 2, "location", "cbam", revision=9)
