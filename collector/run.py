@@ -25,8 +25,17 @@ CONNECTS_AT_ONCE = 20
 REPORT_EVERY_S = 1.0
 
 
-def make_driver(plant: Plant, connection: Connection, learned: Path | None = None) -> Driver:
-    """The driver that speaks a connection's protocol; `learned` is a folder for what devices teach a driver.
+def make_driver(
+    plant: Plant,
+    connection: Connection,
+    learned: Path | None = None,
+    connects: asyncio.Semaphore | None = None,
+) -> Driver:
+    """The driver that speaks a connection's protocol.
+
+    Args:
+        learned: A folder for what devices teach a driver.
+        connects: Held by a driver that makes a lost link anew by itself.
 
     Raises:
         EcmcError: No driver speaks it.
@@ -35,7 +44,7 @@ def make_driver(plant: Plant, connection: Connection, learned: Path | None = Non
         case Protocol.MODBUS_TCP | Protocol.MODBUS_RTU | Protocol.MODBUS_RTU_TCP | Protocol.MODBUS_TLS:
             from collector.drivers.modbus import modbus_driver
 
-            return modbus_driver(plant, connection, learned=learned)
+            return modbus_driver(plant, connection, learned=learned, connects=connects)
         case Protocol.OPCUA:
             from collector.drivers.opcua import OpcuaDriver
 
@@ -57,6 +66,7 @@ class Collectors:
 
     Args:
         make: How a connection gets its driver; tests put their own.
+        connects: How many connections may be under way at once; None for `CONNECTS_AT_ONCE`.
     """
 
     def __init__(
@@ -65,12 +75,13 @@ class Collectors:
         spool: Spool,
         health: Health,
         make: Callable[[Plant, Connection], Driver] = make_driver,
+        connects: asyncio.Semaphore | None = None,
     ) -> None:
         self._plant = plant
         self._spool = spool
         self._health = health
         self._make = make
-        self._connects = asyncio.Semaphore(CONNECTS_AT_ONCE)
+        self._connects = connects or asyncio.Semaphore(CONNECTS_AT_ONCE)
         self._links: dict[str, Link] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._reporter: asyncio.Task[None] | None = None

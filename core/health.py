@@ -35,7 +35,7 @@ class Health:
         if before is None or before.status is status:
             return
         level = logging.INFO if status is Status.OK else logging.WARNING
-        log.log(level, "%s is %s: %s", part, status.value, detail or "-", extra={"part": part})
+        log.log(level, "%s is %s: %s", part, status.value, detail or "-")
 
     def forget(self, part: str) -> None:
         self._parts.pop(part, None)

@@ -257,9 +257,11 @@ def verify(plant: PlantFolder, data: DataFolder = None, dsn: Dsn = None) -> None
 def _log_to_stderr() -> None:
     import logging
 
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    from ecmc.logline import LineFormatter
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)  # health says it once, in one line
     for chatty in (
         "asyncua",

@@ -23,7 +23,7 @@ from api.app import create_app
 from api.deps import Services
 from api.security import Auth, auth_of, refuse_open_door
 from api.server import bind, serve
-from collector.run import Collectors, make_driver
+from collector.run import CONNECTS_AT_ONCE, Collectors, make_driver
 from collector.spool import Spool
 from collector.supervise import forward
 from core.alerts import Alarms
@@ -164,9 +164,9 @@ class Site:
         self._newest_live: LiveUpdate | None = None
         self._claim = EngineClaim(store.pool)
         self._pipeline = Pipeline(engine, store, self._bus, self._health, self._clock)
-        self._collectors = Collectors(
-            plant, spool, self._health, partial(make_driver, learned=folder / "learned")
-        )
+        connects = asyncio.Semaphore(CONNECTS_AT_ONCE)
+        make = partial(make_driver, learned=folder / "learned", connects=connects)
+        self._collectors = Collectors(plant, spool, self._health, make, connects)
         self._alarms = Alarms(plant, PostgresAlertLog(store.pool), self._bus, self._clock)
         self._answer_for(plant, engine, registers)
         self._explanations = Explanations(self._pipeline.history, store)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from ecmc.logline import LineFormatter
 
 ECMC = Path(sys.executable).with_name("ecmc")
 DEMO = Path(__file__).resolve().parents[2] / "simulators" / "plants" / "demo"
@@ -78,3 +81,12 @@ def test_the_version_is_the_packages_own() -> None:
     project = tomllib.loads((DEMO.parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
 
     assert ecmc("--version").stdout == f"ecmc {project['version']}\n"
+
+
+def test_a_log_line_says_of_what_it_speaks() -> None:
+    record = logging.makeLogRecord({"name": "a.b", "levelname": "WARNING", "msg": "device down"})
+    vars(record).update(device="m-7", why="no answer within 1 s")
+
+    line = LineFormatter().format(record)
+
+    assert line.endswith(" WARNING a.b: device down device=m-7 why='no answer within 1 s'")

@@ -21,6 +21,7 @@ from modbus_field import (
 )
 
 from collector.drivers.modbus import driver as driver_module
+from collector.drivers.modbus import modbus_driver
 from core import quality
 from core.errors import EcmcError
 from core.samples import NS_PER_S
@@ -237,6 +238,73 @@ async def test_a_clock_set_back_an_hour_stops_nothing_and_is_counted(
     assert steps == 1
     assert len(after) >= 8
     assert after[-1][1] < before[0][1]
+
+
+async def test_polls_there_is_no_time_for_are_said_of_their_device(
+    device: FieldDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_module, "LOOK_NS", NS_PER_S // 4)
+
+    async def slow(request: Request) -> None:
+        await asyncio.sleep(0.1)
+        request.send(device.pdu(request))
+
+    device.answer = slow
+    async with driver_of(plant_of({"m": [point("a", source(0), period_s=0.04)]}, device.port)) as driver:
+        await read_for(driver, 0.6)
+        overloaded = driver.devices()["m"]
+        device.answer = device.answer_well
+        await read_for(driver, 0.6)
+        well = driver.devices()["m"]
+
+    assert overloaded.up
+    assert "polls skipped in the last 0.25 s" in overloaded.warning
+    assert well.warning == ""
+
+
+async def test_costs_measured_while_it_runs_change_the_requests(
+    device: FieldDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow line behind the gateway: a hole of 30 registers read along costs more than a second request."""
+    monkeypatch.setattr(driver_module, "LOOK_NS", NS_PER_S // 4)
+    monkeypatch.setattr("collector.drivers.modbus.learned.ANSWERS_TO_TRUST", 5)
+
+    async def slow_by_length(request: Request) -> None:
+        await asyncio.sleep(0.001 + 0.0004 * request.count)
+        request.send(device.pdu(request))
+
+    device.words = {0: 1, 31: 2, 500: 3}
+    device.answer = slow_by_length
+    points = [point("a", source(0), 0.04), point("b", source(31), 0.04), point("c", source(500), 0.04)]
+
+    async with driver_of(plant_of({"m": points}, device.port)) as driver:
+        samples = await read_until(
+            driver, lambda seen: {r.address for r in device.requests[-3:]} == {0, 31, 500}
+        )
+        samples += await read_for(driver, 0.2)
+
+    assert [(r.address, r.count) for r in device.requests[:2]] == [(0, 32), (500, 1)]
+    assert {r.count for r in device.requests[-3:]} == {1}
+    assert {name: set(values(samples, name)) for name in "abc"} == {"a": {1}, "b": {2}, "c": {3}}
+
+
+async def test_a_lost_link_waits_its_turn_to_be_made_anew(device: FieldDevice) -> None:
+    plant = plant_of({"m": [point("a", source(0), period_s=0.05)]}, device.port)
+    turn = asyncio.Semaphore(1)
+
+    async with modbus_driver(plant, plant.connections[0], connects=turn) as driver:
+        await read_until(driver, lambda seen: len(seen) >= 1)
+        async with turn:
+            await device.stop()
+            await device.start(device.port)
+            waiting = await read_for(driver, 0.3)
+            connections = device.connections
+        after = await read_until(driver, lambda seen: len(seen) >= 3)
+        reconnects = driver.devices()["m"].counters["reconnects"]
+
+    assert (waiting, connections) == ([], 1)
+    assert set(statuses(after, "a")) == {quality.GOOD}
+    assert reconnects >= 1
 
 
 def test_a_text_register_is_refused_before_the_first_socket() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections import Counter
 
 import pytest
 from modbus_field import (
@@ -20,9 +21,11 @@ from modbus_field import (
     values,
 )
 
+from collector.drivers.modbus import driver as driver_module
 from core import quality
 from core.errors import DeviceUnreachable
 from core.plant.model import Protocol
+from core.samples import NS_PER_S
 
 
 def good(samples, name: str) -> list[float]:
@@ -336,6 +339,70 @@ async def test_a_single_refused_register_is_found_and_the_rest_read_on_in_few_re
     assert {value for a in range(100) if a != 37 for value in good(samples, f"r{a}")} == set(range(100)) - {
         37
     }
+
+
+async def test_a_device_that_refuses_much_does_not_hold_up_its_neighbour(
+    device: FieldDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forty refused registers are eighty questions of 10 ms; the neighbour is due every 0.2 s meanwhile."""
+    monkeypatch.setattr(driver_module, "TICK_S", 0.05)
+    monkeypatch.setattr(driver_module, "RECHECK_NS", NS_PER_S // 2)
+    device.words = {0: 7, 99: 8}
+    asked: Counter[int] = Counter()
+
+    async def refusing(request: Request) -> None:
+        await asyncio.sleep(0.01)
+        if request.unit == 1 and request.address < 40:
+            asked[request.address] += request.count == 1
+            request.refuse(2)
+        else:
+            request.send(device.pdu(request))
+
+    device.answer = refusing
+    wrong = [point(f"r{a}", source(a), period_s=0.1) for a in range(40)] + [
+        point("right", source(99), period_s=0.1)
+    ]
+    plant = plant_of({"m": wrong, "n": [point("n", source(0), period_s=0.2)]}, device.port)
+
+    async with driver_of(plant) as driver:
+        samples = await read_until(
+            driver, lambda seen: bool(values(seen, "right")) and bool(statuses(seen, "r39"))
+        )
+        samples += await read_until(driver, lambda seen: all(asked[a] >= 2 for a in range(40)))
+        missed = driver.devices()["n"].counters["missed_ticks"]
+
+    assert missed == 0
+    assert len(good(samples, "n")) >= 5
+    assert set(values(samples, "right")) == {8}
+    assert {status for a in range(40) for status in statuses(samples, f"r{a}")} == {
+        quality.BAD_CONFIGURATION_ERROR
+    }
+
+
+async def test_a_refused_register_is_said_to_be_so_again_after_an_outage(device: FieldDevice) -> None:
+    silent = False
+
+    async def one_refused(request: Request) -> None:
+        if silent:
+            return
+        if request.address + request.count > 50:
+            request.refuse(2)
+        else:
+            request.send(device.pdu(request))
+
+    device.answer = one_refused
+    plant = plant_of({"m": [point("a", source(0)), point("b", source(50))]}, device.port, timeout_s=0.1)
+
+    async with driver_of(plant) as driver:
+        before = await read_until(driver, lambda seen: bool(statuses(seen, "b")) and bool(good(seen, "a")))
+        silent = True
+        outage = await read_until(driver, lambda seen: bool(statuses(seen, "b")))
+        silent = False
+        after = await read_until(driver, lambda seen: bool(good(seen, "a")))
+
+    assert statuses(before, "b") == [quality.BAD_CONFIGURATION_ERROR]
+    assert statuses(outage, "b") == [quality.BAD_NO_COMMUNICATION]
+    assert statuses(after, "b") == [quality.BAD_CONFIGURATION_ERROR]
 
 
 async def test_an_unreadable_hole_is_learned_and_not_asked_for_again(

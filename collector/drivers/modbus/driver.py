@@ -76,6 +76,7 @@ RECHECK_NS = 600 * NS_PER_S  # refused registers and missing models are asked fo
 FIRST_RECHECK_NS = 60 * NS_PER_S  # the same, of what is remembered from before the link was made
 LOOK_NS = 60 * NS_PER_S  # at the wall clock
 CLOCK_STEP_NS = NS_PER_S
+CONFIGURATION_REFUSALS = (ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE)
 SILENCES_TO_DROP = 2  # unanswered requests in a row, of whatever device, until the link is made anew
 
 
@@ -99,12 +100,13 @@ class ModbusDriver:
         transport: The link, not yet connected.
         units: The devices behind it.
         points: What the batches' point indices mean.
-        deadband: Shape (len(points),), NaN sends every value.
+        report: What is worth sending of them.
         in_flight: Requests on their way at once.
         retries: Tries after an unanswered request, each with a new transaction id.
         pause_s: Silence between two requests, for gateways that need it.
         connect_delay_s: Silence after connecting.
         learned: Where to keep what the devices teach.
+        connects: Held while a lost link is made anew, so that not all links of a plant are at once.
     """
 
     def __init__(
@@ -113,13 +115,14 @@ class ModbusDriver:
         transport: Transport,
         units: Sequence[Unit],
         points: PointTable,
-        deadband: Sequence[float],
+        report: Report,
         *,
         in_flight: int = 1,
         retries: int = 0,
         pause_s: float = 0.0,
         connect_delay_s: float = 0.0,
         learned: Learned | None = None,
+        connects: asyncio.Semaphore | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.name = name
@@ -132,10 +135,11 @@ class ModbusDriver:
         self._pause_s = pause_s
         self._connect_delay_s = connect_delay_s
         self._learned = learned
+        self._connects = connects or asyncio.Semaphore()
         self._clock = SteadyClock(clock)
         self._next_look_ns = self._clock.now_ns() + LOOK_NS
         self._schedule = Schedule()
-        self._report = Report(np.asarray(deadband, dtype=np.float64))
+        self._report = report
         self._replanned: set[str] = set()
         self._put_off: list[Ticket] = []
         self._lost: LinkLost | None = None
@@ -193,16 +197,20 @@ class ModbusDriver:
         """Registers have no memory of being read."""
 
     def devices(self) -> Mapping[str, DeviceState]:
+        """As the seam says; what is counted of the link stands in the counters of each of its devices."""
+        of_link = self.counters
         return {
             name: DeviceState(
                 unit.up,
                 unit.since_ns,
                 unit.detail,
                 {
+                    **of_link,
                     **unit.counters,
                     "missed_ticks": self._schedule.missed(name),
                     "held_back": self._schedule.held_back(name),
                 },
+                unit.overload,
             )
             for name, unit in self._units.items()
         }
@@ -247,13 +255,15 @@ class ModbusDriver:
         try:
             if walk:
                 await self._walk(unit)
-            elif not unit.planned or (
-                unit.recheck_ns is not None and self._clock.now_ns() >= unit.recheck_ns
-            ):
-                await self._recheck(unit)
+            elif unit.suspects:
+                await self._narrow(unit, tick)
             else:
-                planned = unit.planned[ticket.job]
-                await self._ask_block(unit, planned, self._first_block[unit.device.id] + ticket.job, tick)
+                if unit.planned:
+                    planned = unit.planned[ticket.job]
+                    await self._ask_block(unit, planned, self._first_block[unit.device.id] + ticket.job, tick)
+                due = unit.recheck_ns is not None and self._clock.now_ns() >= unit.recheck_ns
+                if due or unit.rechecks or not unit.planned:
+                    await self._recheck(unit, tick)
         except DeviceSilent as why:
             now_ns = self._clock.now_ns()
             if self._schedule.failed(ticket, now_ns):
@@ -267,6 +277,7 @@ class ModbusDriver:
             unit.models = None  # it may be another device, or have other firmware, by now
         if not unit.up:
             unit.up, unit.since_ns, unit.detail = True, now_ns, unit.standing
+            tick.bad([register.index for register in unit.unreadable], BAD_CONFIGURATION_ERROR)
             log.info("device up", extra={"device": unit.device.id, "connection": self.name})
 
     async def _ask_block(self, unit: Unit, planned: Planned, number: int, tick: _Tick) -> None:
@@ -278,8 +289,9 @@ class ModbusDriver:
             raise
         except ModbusRefused as why:
             unit.counters["refused"] += 1
-            if why.code in (ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE):
-                await self._narrow(unit, block, why)
+            if why.code in CONFIGURATION_REFUSALS:
+                unit.suspects.append((block, why))
+                await self._narrow(unit, tick)
             elif why.code not in (ACKNOWLEDGE, BUSY):  # those two mean: ask again later
                 unit.detail = str(why)
                 tick.bad(planned.points, BAD_DEVICE_FAILURE)
@@ -339,46 +351,72 @@ class ModbusDriver:
 
         candidates = unit.device.options.get("sunspec_candidates", CANDIDATES)
         assert isinstance(candidates, Sequence)  # the loader typed it
-        unit.models = await model_addresses(read, candidates)
+        unit.stand_at(await model_addresses(read, candidates))
         self._replanned.add(unit.device.id)
 
-    async def _narrow(self, unit: Unit, refused: Block, why: ModbusRefused) -> None:
-        """Take a refused block apart until the refused fields stand alone, and remember them."""
-        refusals = unit.refused(refused.function)
-        self._replanned.add(unit.device.id)
-        if why.code == ILLEGAL_FUNCTION:
-            refusals.fields |= set(refused.fields)
-            unit.detail = str(why)
-            return
-        parts = halves(refused)
-        if parts is None:
-            refusals.fields |= set(refused.fields)
-            unit.detail = str(why)
-            return
+    async def _narrow(self, unit: Unit, tick: _Tick) -> None:
+        """Take refused blocks apart until the refused fields stand alone, and remember them.
+
+        A step is the two halves of a block; what is left when the tick is over waits for the unit's next turn,
+        so that the others behind the link do not wait for it.
+        """
+        while unit.suspects:
+            refused, why = unit.suspects.pop()
+            refusals = unit.refused(refused.function)
+            parts = None if why.code == ILLEGAL_FUNCTION else halves(refused)
+            if parts is None:
+                refusals.fields |= set(refused.fields)
+                unit.detail = str(why)
+            else:
+                try:
+                    await self._halve(unit, parts)
+                except (DeviceSilent, BadReply, LinkLost):
+                    unit.suspects.append((refused, why))
+                    raise
+            if time.monotonic() >= tick.ends_s:
+                break
+        if not unit.suspects:
+            self._replanned.add(unit.device.id)
+
+    async def _halve(self, unit: Unit, parts: tuple[Block, Block]) -> None:
+        refused: list[tuple[Block, ModbusRefused]] = []
         whole = True
         for part in parts:
             try:
                 await self._request(unit, part.function, part.address, part.count)
             except ModbusRefused as refusal:
                 whole = False
-                if refusal.code in (ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE):
-                    await self._narrow(unit, part, refusal)
+                if refusal.code in CONFIGURATION_REFUSALS:
+                    refused.append((part, refusal))
+        unit.suspects += refused
         if whole:  # each half is fine: it is the hole, the length or the border between them
-            refusals.borders.add(parts[1].address)
+            unit.refused(parts[0].function).borders.add(parts[1].address)
 
-    async def _recheck(self, unit: Unit) -> None:
-        """Ask once more for what was refused or missing; what answers now joins the plan again."""
-        unit.recheck_ns = self._clock.now_ns() + RECHECK_NS
-        if unit.needs_walk:
-            await self._walk(unit)
-        for function, refusals in unit.refusals.items():
-            for field in sorted(refusals.fields):
-                try:
-                    await self._request(unit, function, field.address, field.count)
-                except ModbusRefused:
-                    continue
-                refusals.fields.discard(field)
+    async def _recheck(self, unit: Unit, tick: _Tick) -> None:
+        """Ask once more for what was refused or missing; what answers now joins the plan again.
+
+        As many as fit into the tick, the others at the unit's next turn.
+        """
+        if not unit.rechecks:
+            unit.recheck_ns = self._clock.now_ns() + RECHECK_NS
+            if unit.needs_walk:
+                await self._walk(unit)
+            unit.rechecks = [
+                (function, field)
+                for function, known in unit.refusals.items()
+                for field in sorted(known.fields)
+            ]
+        while unit.rechecks:
+            function, field = unit.rechecks.pop()
+            try:
+                await self._request(unit, function, field.address, field.count)
+            except ModbusRefused:
+                pass
+            else:
+                unit.refused(function).fields.discard(field)
                 self._replanned.add(unit.device.id)
+            if time.monotonic() >= tick.ends_s:
+                return
 
     # --- the link ---------------------------------------------------------------------------
 
@@ -404,7 +442,8 @@ class ModbusDriver:
                 return data, middle_ns - middle_ns % NS_PER_US
             except LinkLost as why:
                 self._counters["reconnects"] += 1
-                await self._connect(links_made)
+                async with self._connects:
+                    await self._connect(links_made)
                 if remade and len(self._units) == 1:
                     raise
                 if remade:
@@ -505,6 +544,10 @@ class ModbusDriver:
             )
 
     def _look_at_the_wall(self) -> None:
+        for name, unit in self._units.items():
+            unit.look(self._schedule.missed(name), LOOK_NS)
+            if unit.take_measured_cost():
+                self._replanned.add(name)
         self._keep_what_was_learned()
         step_ns = self._clock.look()
         now_ns = self._clock.now_ns()
@@ -535,7 +578,11 @@ def _reading(
 
 
 def modbus_driver(
-    plant: Plant, connection: Connection, transport: Transport | None = None, learned: Path | None = None
+    plant: Plant,
+    connection: Connection,
+    transport: Transport | None = None,
+    learned: Path | None = None,
+    connects: asyncio.Semaphore | None = None,
 ) -> ModbusDriver:
     """The driver of a Modbus connection, with every device of the plant behind it.
 
@@ -547,6 +594,7 @@ def modbus_driver(
     Args:
         transport: The link to use instead of the connection's own.
         learned: Folder to keep what the devices teach in; None forgets it.
+        connects: How many links of the plant may be made at once; None for no limit.
 
     Raises:
         EcmcError: The connection's options or a point's type cannot be used.
@@ -561,12 +609,13 @@ def modbus_driver(
         transport or connection_transport(connection),
         units,
         plant.point_table,
-        [np.nan if point.deadband is None else point.deadband for point in plant.points],
+        Report.of(plant),
         in_flight=1 if by_pymodbus else int(options.number("in_flight", 1)),
         retries=int(options.number("retries", 1 if rtu else 0)),
         pause_s=options.number("pause_s", 0.0),
         connect_delay_s=max((_connect_delay_s(unit.device) for unit in units), default=0.0),
         learned=memory,
+        connects=connects,
     )
 
 

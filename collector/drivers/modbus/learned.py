@@ -101,7 +101,7 @@ class Learned:
         devices: dict[str, dict[str, object]] = {}
         for name, (device, refusals, measured) in known.items():
             remembered = self.cost(device)
-            cost = measured if _is_news(remembered, measured) else remembered
+            cost = measured if is_news(remembered, measured) else remembered
             entry: dict[str, object] = {
                 "refused": {
                     str(function): {
@@ -153,7 +153,8 @@ class Learned:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _is_news(before: Cost | None, now: Cost | None) -> bool:
+def is_news(before: Cost | None, now: Cost | None) -> bool:
+    """Whether a measured cost weighs a register against a request otherwise than before."""
     if before is None or now is None:
         return now is not None
     old, new = before.register / before.request, now.register / now.request

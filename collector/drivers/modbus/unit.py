@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
-from collector.drivers.modbus.learned import CostMeter
+from collector.drivers.modbus.learned import CostMeter, is_news
 from collector.drivers.modbus.plan import Block, Cost, Field, Refusals, plan_blocks
-from collector.drivers.modbus.transport import BIT_FUNCTIONS, MAX_BITS, MAX_REGISTERS
+from collector.drivers.modbus.transport import BIT_FUNCTIONS, MAX_BITS, MAX_REGISTERS, ModbusRefused
 from core.plant.model import Device, ModbusSource, Point
 from core.samples import NS_PER_S
+
+TOLERATED_MISSES: Final = 0.02  # of the polls due
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,9 @@ class Unit:
         planned: Its requests as they stand.
         unreadable: Registers that cannot be read as configured.
         meter: What its requests cost.
+        suspects: Refused blocks that are yet to be taken apart.
+        rechecks: Refused fields that are yet to be asked for again, by function.
+        overload: How much of what was due was not asked lately, in words; empty where next to nothing.
     """
 
     def __init__(
@@ -77,6 +83,11 @@ class Unit:
         self.detail = "waiting for its first answer"
         self.counters: Counter[str] = Counter()
         self.recheck_ns: int | None = None
+        self.suspects: list[tuple[Block, ModbusRefused]] = []
+        self.rechecks: list[tuple[int, Field]] = []
+        self.overload = ""
+        self._missed = 0
+        self._stood_at: Mapping[int, int] | None = None
         self._registers = tuple(registers)
         self._cost = cost
         self.needs_walk = any(register.source.sunspec_model is not None for register in registers)
@@ -109,8 +120,38 @@ class Unit:
             wanted = {one.field for one in of_function} | {one.scale_field for one in of_function}
             self.refusals[function] = Refusals(known.fields & (wanted - {None}), set(known.borders))
 
+    def stand_at(self, models: Mapping[int, int]) -> None:
+        """Its SunSpec models were found at these addresses; what it refused at others says nothing about it now."""
+        if models != self._stood_at:
+            self.refusals.clear()
+            self.suspects.clear()
+            self.rechecks.clear()
+        self.models = self._stood_at = models
+
+    def look(self, missed: int, since_ns: int) -> None:
+        """Say whether it is asked too rarely, from its polls missed so far and the time since the last look."""
+        due = sum(since_ns / planned.period_ns for planned in self.planned)
+        skipped, self._missed = missed - self._missed, missed
+        self.overload = (
+            f"{self.device.id}: {skipped} of {max(skipped, round(due))} polls skipped in the last "
+            f"{since_ns / NS_PER_S:g} s, its connection has no time for them"
+            if skipped > TOLERATED_MISSES * due
+            else ""
+        )
+
+    def take_measured_cost(self) -> bool:
+        """Plan by the costs measured so far, if they are news; whether that changes its requests."""
+        measured = self.meter.cost()
+        if measured is None or not is_news(self._cost, measured):
+            return False
+        self._cost = measured
+        return self._layout()[0] != self.planned
+
     def replan(self) -> None:
         """Lay the requests out anew after something was learned about the device."""
+        self.planned, self.unreadable = self._layout()
+
+    def _layout(self) -> tuple[tuple[Planned, ...], tuple[Register, ...]]:
         groups: dict[tuple[int, int], list[Register]] = {}
         unreadable: list[Register] = []
         for register in self._registers:
@@ -130,8 +171,7 @@ class Unit:
                 inside = set(block.fields)
                 brought = tuple(register for register in registers if register.field in inside)
                 planned.append(Planned(block, period_ns, brought))
-        self.planned = tuple(planned)
-        self.unreadable = tuple(unreadable)
+        return tuple(planned), tuple(unreadable)
 
     def _located(self, register: Register) -> Register | None:
         """With the address it has on this device; None where its SunSpec model is missing."""
