@@ -16,7 +16,7 @@ import numpy as np
 
 from core.carbon.factors import FactorLibrary
 from core.carbon.method import MethodSet, combustion_kg_per_kwh, method_set, scope_of_source, source_factors
-from core.carbon.trace import Tracer, TraceResult
+from core.carbon.trace import Tracer, TraceResult, distinct_attributes
 from core.energy.medium import WATER_KWH_PER_M3_K, interval_means, steam_kwh_per_kg, water_kwh_per_m3
 from core.energy.network import Network, NetworkEnergy
 from core.energy.register import MeterEvent, Register, Registers, power_energy
@@ -253,11 +253,54 @@ class Engine:
         columns = _Columns(readings)
         network = self._network.close(self._measured(columns, edges_ns))
         soc = self._soc_kwh(columns, edges_ns)
-        intensity, factor_ids = self._source_intensity(edges_ns[:-1], known_at_ns)
+        traced, place = self._traced(start_ns, network, soc, stocks, known_at_ns)
+        return traced.spread(self.flows, place)
+
+    def recount(
+        self,
+        energy: IntervalEnergy,
+        soc_kwh: Floats | None,
+        start_ns: int,
+        stocks: Stocks | None,
+        known_at_ns: int,
+    ) -> tuple[WindowResult, list[int]]:
+        """Results from start_ns on for energies that `compute` has given, in the order of `edge_names`.
+
+        With the same factors known the same bits, for energies do not depend on factors.
+
+        Args:
+            energy: Columns of shape (E, T).
+            soc_kwh: As `reported_kwh` gives it.
+
+        Returns:
+            Results of those flows alone that differ, and which of them each of the engine's `flows` is.
+        """
+        return self._traced(start_ns, self._network.balances(energy), soc_kwh, stocks, known_at_ns)
+
+    def reported_kwh(self, readings: SampleBatch, start_ns: int, end_ns: int) -> Floats | None:
+        """What storages report to hold at each interval's end, shape (S, T); None where none of them reports."""
+        return self._soc_kwh(
+            _Columns(readings), np.arange(start_ns, end_ns + 1, self.base_ns, dtype=np.int64)
+        )
+
+    def _traced(
+        self,
+        start_ns: int,
+        network: NetworkEnergy,
+        soc: Floats | None,
+        stocks: Stocks | None,
+        known_at_ns: int,
+    ) -> tuple[WindowResult, list[int]]:
+        intervals = network.in_kwh.shape[-1]
+        time_ns = start_ns + np.arange(intervals, dtype=np.int64) * self.base_ns
+        intensity, factor_ids = self._source_intensity(time_ns, known_at_ns)
         direct_kg = self._direct_kg(network.energy.energy_kwh)
         to_hour = (HOUR_NS - start_ns % HOUR_NS) // self.base_ns
         first_soc = None if soc is None else soc[:, :to_hour]  # the same whatever the window's end is
         stock_kwh, stock_kg = self._first_stocks(stocks, first_soc, intensity)
+        first, place = distinct_attributes(intensity, direct_kg, stock_kg)
+        intensity, stock_kg = intensity[:, first], stock_kg[:, first]
+        direct_kg = None if direct_kg is None else direct_kg[:, first]
         traced = self._tracer.trace(
             network.energy.energy_kwh,
             intensity,
@@ -269,18 +312,20 @@ class Engine:
             keep_mean=True,
         )
         self._mark_overdrawn(network.energy, traced)
-        return self._result(start_ns, network, traced, intensity, direct_kg, factor_ids)
+        flows = tuple(self.flows[i] for i in first)
+        return self._result(start_ns, network, flows, traced, intensity, direct_kg, factor_ids), place
 
     def _result(
         self,
         start_ns: int,
         network: NetworkEnergy,
+        flows: tuple[Flow, ...],
         traced: TraceResult,
         intensity: Floats,
-        direct_kg: Floats,
+        direct_kg: Floats | None,
         factor_ids: dict[str, str],
     ) -> WindowResult:
-        flows = self._flows_of(network, traced, intensity, direct_kg)
+        of_nodes = self._flows_of(network, traced, intensity, direct_kg)
         sources, sinks = self._sources, self._sinks
 
         def with_site(of_nodes: Floats, site: Floats) -> Floats:
@@ -293,16 +338,16 @@ class Engine:
             base_ns=self.base_ns,
             edges=self.edge_names,
             nodes=self.nodes,
-            flows=self.flows,
+            flows=flows,
             storages=self.storages,
             energy=network.energy,
             in_kwh=with_site(network.in_kwh, network.out_kwh[sources].sum(axis=0)),
             out_kwh=with_site(network.out_kwh, network.in_kwh[sinks].sum(axis=0)),
             residual_kwh=with_site(network.residual_kwh, network.residual_kwh.sum(axis=0)),
             coverage=with_site(network.coverage, network.coverage[sources].min(axis=0)),
-            emissions_kg=flows.emissions_kg,
-            through_kg=flows.through_kg,
-            through_kwh=flows.through_kwh,
+            emissions_kg=of_nodes.emissions_kg,
+            through_kg=of_nodes.through_kg,
+            through_kwh=of_nodes.through_kwh,
             stock_kwh=traced.stock_kwh[:, hours],
             stock_kg=traced.stock_kg[:, :, hours],
             conservation_error=traced.conservation_error,
@@ -312,12 +357,12 @@ class Engine:
         )
 
     def _flows_of(
-        self, network: NetworkEnergy, traced: TraceResult, intensity: Floats, direct_kg: Floats
+        self, network: NetworkEnergy, traced: TraceResult, intensity: Floats, direct_kg: Floats | None
     ) -> _NodeFlows:
         """What each node kept or received and what passed through it, `site` last."""
         rows = len(self.plant.nodes) + 1
-        intervals = traced.kappa.shape[-1]
-        kg = np.empty((rows, len(self.flows), intervals))
+        intervals = traced.kg_in.shape[-1]
+        kg = np.empty((rows, intensity.shape[1], intervals))
         through_kg = np.empty_like(kg)
         through_kwh = np.empty((rows, intervals))
         for row, node in enumerate(self.plant.nodes):
@@ -333,13 +378,14 @@ class Engine:
                 store = self.storages.index(node.id)
                 kg[row] = np.diff(traced.stock_kg[store], axis=-1) + traced.unallocated_kg[row]
                 passed = traced.passed_kwh[row]
-                through_kg[row] = np.where(passed == 0, 0.0, passed * traced.kappa[row])
+                through_kg[row] = np.where(passed == 0, 0.0, passed * traced.stock_kappa[store])
                 through_kwh[row] = network.out_kwh[row]
             else:
                 kg[row] = traced.unallocated_kg[row]
                 through_kg[row] = traced.kg_in[row] - traced.unallocated_kg[row]
                 through_kwh[row] = network.out_kwh[row]
-        kg[-1] = through_kg[-1] = kg[self._sources].sum(axis=0) + direct_kg.sum(axis=0)
+        site_kg = kg[self._sources].sum(axis=0)
+        kg[-1] = through_kg[-1] = site_kg if direct_kg is None else site_kg + direct_kg.sum(axis=0)
         through_kwh[-1] = through_kwh[self._sources].sum(axis=0)
         return _NodeFlows(kg, through_kg, through_kwh)
 
@@ -474,9 +520,11 @@ class Engine:
     def _flow(self, scope: Scope, basis: Basis, method: MethodSet) -> int:
         return self.flows.index(Flow(scope, basis, method.id))
 
-    def _direct_kg(self, energy_kwh: Floats) -> Floats:
-        """Carbon that arises at each node by burning what arrives: shape (N, F, T)."""
+    def _direct_kg(self, energy_kwh: Floats) -> Floats | None:
+        """Carbon that arises at each node by burning what arrives: shape (N, F, T); None where nothing burns."""
         plant = self.plant
+        if all(node.burns is None for node in plant.nodes):
+            return None
         direct = np.zeros((len(plant.nodes), len(self.flows), energy_kwh.shape[-1]))
         for row, node in enumerate(plant.nodes):
             if node.burns is None:

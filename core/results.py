@@ -176,6 +176,18 @@ class WindowResult:
             factor_ids={**self.factor_ids, **part.factor_ids},
         )
 
+    def spread(self, flows: tuple[Flow, ...], place: Sequence[int]) -> WindowResult:
+        """The same with more flows, of which several are alike: flow f is here `place[f]`."""
+        stock_kg = self.interval_stock_kg
+        return replace(
+            self,
+            flows=flows,
+            emissions_kg=self.emissions_kg[:, place],
+            through_kg=self.through_kg[:, place],
+            stock_kg=self.stock_kg[:, place],
+            interval_stock_kg=None if stock_kg is None else stock_kg[:, place],
+        )
+
     @staticmethod
     def joined(parts: Sequence[WindowResult]) -> WindowResult:
         """One hour of parts that follow each other, each with its own network; `parts` have one base interval.

@@ -14,10 +14,9 @@ by edge in one order, so that a window's cut changes no bit.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -77,17 +76,6 @@ class TraceResult:
     _edge_kwh: Floats = field(repr=False)
     _source_kappa: Floats = field(repr=False)
 
-    def spread(self, place: Sequence[int], source_kappa: Floats) -> TraceResult:
-        """The result for attributes of which several are the same: attribute a is here `place[a]`."""
-        return replace(
-            self,
-            kg_in=self.kg_in[:, place],
-            stock_kg=self.stock_kg[:, place],
-            stock_kappa=self.stock_kappa[:, place],
-            anchored_kg=self.anchored_kg[:, place],
-            _source_kappa=source_kappa,
-        )
-
     @cached_property
     def kappa(self) -> Floats:
         """Shape (N, A, T), kg per weighted kWh leaving.
@@ -127,27 +115,28 @@ class TraceResult:
         return kg
 
 
-def _distinct(
+def distinct_attributes(
     source_kappa: Floats, direct_kg: Floats | None, stock_kg: Floats
 ) -> tuple[list[int], list[int]]:
     """Attributes that differ in what they begin with: the first of each kind, and of which kind each one is.
 
     Method sets often agree, in scope 1 on both bases always, and carbon takes the same way for equal beginnings.
     """
-    kind_of: dict[bytes, int] = {}
+    columns = [column for column in (source_kappa, direct_kg, stock_kg) if column is not None]
     first: list[int] = []
     place: list[int] = []
     for a in range(source_kappa.shape[1]):
-        seen = hashlib.blake2b(digest_size=16)
-        for column in (source_kappa, direct_kg, stock_kg):
-            if column is not None:
-                for row in column[:, a]:
-                    seen.update(np.ascontiguousarray(row).tobytes())
-        kind = kind_of.setdefault(seen.digest(), len(first))
+        kind = next(
+            (k for k, b in enumerate(first) if all(_same_bits(c[:, a], c[:, b]) for c in columns)), len(first)
+        )
         if kind == len(first):
             first.append(a)
         place.append(kind)
     return first, place
+
+
+def _same_bits(one: Floats, other: Floats) -> bool:
+    return bool(np.array_equal(one.view(np.int64), other.view(np.int64)))
 
 
 class Tracer:
@@ -248,20 +237,6 @@ class Tracer:
         kg = np.zeros((stores, attributes)) if stock_kg is None else np.array(stock_kg, dtype=np.float64)
         if kwh.shape != (stores,) or kg.shape != (stores, attributes):
             raise ValueError(f"stocks of {stores} storages, {attributes} attributes wanted, got {kg.shape}")
-        first, place = _distinct(source_kappa, direct_kg, kg) if attributes > 1 else ([0], [0])
-        if len(first) < attributes:
-            once = self.trace(
-                edge_kwh,
-                source_kappa[:, first],
-                None if direct_kg is None else direct_kg[:, first],
-                stock_kwh=kwh,
-                stock_kg=kg[:, first],
-                soc_kwh=soc_kwh,
-                interval_h=interval_h,
-                standing_loss_kwh=standing_loss_kwh,
-                keep_mean=keep_mean,
-            )
-            return once.spread(place, source_kappa)
         if standing_loss_kwh is None:
             standing_loss_kwh = np.array([[node.standing_loss_kw * interval_h] for node in self._records])
         loss = np.broadcast_to(standing_loss_kwh, (stores, intervals)) if stores else np.zeros((0, intervals))

@@ -9,7 +9,7 @@ zero, and the deficit shows as the residual of the node it came from.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from core.results import IntervalEnergy, Mark
 from core.samples import Flags, Floats
 
 _SINKS = (NodeKind.LOAD, NodeKind.EXPORT)
+_LONG = 64  # intervals from which on adding column by column is faster than counting all cells at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,8 +32,6 @@ class NetworkEnergy:
             as one of the node's edges is unknown.
         residual_kwh: Shape (N, T), in - out: of a bus what does not balance, of a converter its loss, of a storage
             what it kept or lost (`storage_residual_kwh` takes its stock off); zero of sources and loads.
-        residual_band_kwh: Shape (N, T), 95 % half-width of the residual by the classes of the node's meters; NaN
-            where a meter's class is not known.
         coverage: Shape (N, T), of the least covered edge the node stands on.
     """
 
@@ -40,8 +39,15 @@ class NetworkEnergy:
     in_kwh: Floats
     out_kwh: Floats
     residual_kwh: Floats
-    residual_band_kwh: Floats
     coverage: Floats
+    _network: Network = field(repr=False)
+
+    @property
+    def residual_band_kwh(self) -> Floats:
+        """Shape (N, T), 95 % half-width of the residual by the classes of the node's meters; NaN where a meter's class
+        is not known.
+        """
+        return self._network.band_kwh(self.energy.energy_kwh)
 
     @property
     def outside_band(self) -> Flags:
@@ -122,7 +128,7 @@ class Network:
                 self._mark_substituted(energy, missing)
                 self._compute_virtual(energy)
                 self._close_by_balance(energy)
-        return self._balances(energy)
+        return self.balances(energy)
 
     # -- edges nobody meters --------------------------------------------------------------------------------
 
@@ -240,22 +246,32 @@ class Network:
 
     # -- nodes ----------------------------------------------------------------------------------------------
 
-    def _balances(self, energy: IntervalEnergy) -> NetworkEnergy:
+    def balances(self, energy: IntervalEnergy) -> NetworkEnergy:
+        """How every node balances, of energies that `close` has given for every edge."""
         kwh = energy.energy_kwh
         arriving = self._by_node(self._target, kwh)
         leaving = self._by_node(self._source, kwh)
         in_kwh = np.where(self._is_source[:, None], leaving, arriving)
         still = (self._is_source | self._is_sink)[:, None]
         residual = np.where(still, np.where(np.isnan(in_kwh), np.nan, 0.0), in_kwh - leaving)
+        return NetworkEnergy(energy, in_kwh, leaving, residual, self._coverage(energy.covered), self)
+
+    def band_kwh(self, kwh: Floats) -> Floats:
+        """The nodes' error bands by their edges' energies (E, T); see `NetworkEnergy.residual_band_kwh`."""
+        still = (self._is_source | self._is_sink)[:, None]
         spread = np.where(self._is_metered[:, None], self._class[:, None] * kwh, 0.0)
         spread[kwh == 0] = 0.0
         variance = self._by_node(self._source, spread**2) + self._by_node(self._target, spread**2)
-        band = np.where(still, 0.0, np.sqrt(variance))
-        return NetworkEnergy(energy, in_kwh, leaving, residual, band, self._coverage(energy.covered))
+        return np.where(still, 0.0, np.sqrt(variance))
 
     def _by_node(self, node: npt.NDArray[np.int64], columns: Floats) -> Floats:
         """Sum by node of the edges' columns, each node's in the edges' order; shape (N, T)."""
         intervals = columns.shape[1]
+        if intervals >= _LONG:
+            sums = np.zeros((len(self.nodes), intervals))
+            for n, column in zip(node.tolist(), columns, strict=True):
+                sums[n] += column
+            return sums
         cell = (node[:, None] * intervals + np.arange(intervals)).ravel()
         total = np.bincount(cell, weights=columns.ravel(), minlength=len(self.nodes) * intervals)
         return np.asarray(total, dtype=np.float64).reshape(len(self.nodes), intervals)

@@ -70,8 +70,9 @@ def node_parts(
     present = node_present(columns)
     whole = np.logical_and.reduce([np.isfinite(column) for column in columns.values()])
     counts = _counted(present, whole, per_hour, ends)
-    parts = {name: np.where(counts, column, 0.0) for name, column in columns.items()}
-    parts["covered_s"] = np.where(counts, covered * base_s, 0.0)
+    parts = {**columns, "covered_s": covered * base_s}
+    if not counts.all():
+        parts = {name: np.where(counts, column, 0.0) for name, column in parts.items()}
     return Parts(counts, parts)
 
 
@@ -87,11 +88,13 @@ def emission_parts(
 ) -> Parts:
     """Of nodes and flows: columns emissions_kg, through_kg, shape (N, F, T), beside the nodes' (N, T) columns."""
     present = node_present(node_columns)[:, None, :]
+    present = np.broadcast_to(present, emissions_kg.shape)
+    if present.all() and _is_finite(emissions_kg) and _is_finite(through_kg):
+        return Parts(present, {"emissions_kg": emissions_kg, "through_kg": through_kg})
     idle = ~_passes(node_columns["in_kwh"], node_columns["out_kwh"], node_columns["through_kwh"])[:, None, :]
     # No energy carries no carbon, whatever its intensity would have been.
     emissions_kg = np.where(idle & np.isnan(emissions_kg), 0.0, emissions_kg)
     through_kg = np.where(idle & np.isnan(through_kg), 0.0, through_kg)
-    present = np.broadcast_to(present, emissions_kg.shape)
     counts = _counted(present, np.isfinite(emissions_kg), per_hour, ends)
     return Parts(
         counts,
@@ -123,6 +126,11 @@ def _passes(entering: Floats, leaving: Floats, through: Floats) -> Flags:
     return np.asarray(
         (np.nan_to_num(entering) != 0) | (np.nan_to_num(leaving) != 0) | (np.nan_to_num(through) != 0)
     )
+
+
+def _is_finite(column: Floats) -> bool:
+    """Whether all of it is known; a sum of numbers too large for a double is taken for no."""
+    return bool(np.isfinite(column.sum()))
 
 
 def _counted(present: Flags, known: Flags, per_hour: int, ends: Ends) -> Flags:
