@@ -32,7 +32,7 @@ Progress = Callable[[int, int, str], None]  # chunks done, of how many, which on
 _FORMAT: Final = 1
 _MANIFEST: Final = "manifest.json"
 # Without readings their ledgers say nothing, but `latest` says until when there were any.
-_LEFT_OUT: Final = RAW - {"latest"}
+_LEFT_OUT: Final = RAW - {"latest_block"}
 _PIECE_BYTES: Final = 1 << 19
 
 

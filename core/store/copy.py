@@ -2,7 +2,8 @@
 
 Every field of a row is its length and its bytes, big end first. Where no field
 can be NULL all rows have one size, so a structured dtype is the format.
-A two-dimensional column travels as a PostgreSQL array a row.
+A two-dimensional column travels as a PostgreSQL array a row; one of times, counted
+as `pg_time` does, says so by being viewed as `datetime64[us]`.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from core.samples import NS_PER_US, Times
 
 _SIGNATURE = b"PGCOPY\n\xff\r\n\x00" + b"\x00" * 8
 _TRAILER = b"\xff\xff"
-_CHUNK_BYTES = 1 << 19
+_CHUNK_BYTES = 1 << 17
 _EPOCH_US = 946_684_800_000_000  # PostgreSQL counts from 2000
 _ARRAY_HEAD = np.dtype([("dims", ">i4"), ("nulls", ">i4"), ("oid", ">i4"), ("n", ">i4"), ("from", ">i4")])
-_OID = {"i2": 21, "i4": 23, "i8": 20, "f8": 701}
+_OID = {"i2": 21, "i4": 23, "i8": 20, "f8": 701, "M8[us]": 1184}
 
 Columns = Sequence[npt.NDArray[Any]]
 
@@ -36,7 +37,7 @@ def time_ns_of_pg(microseconds: npt.NDArray[Any]) -> Times:
 
 
 def binary_rows(columns: Columns) -> npt.NDArray[np.void]:
-    """Rows of the COPY format from columns of shape (n,) or (n, k), of int16, int32, int64 or float64."""
+    """Rows of the COPY format from columns of shape (n,) or (n, k), of int16, int32, int64, float64 or times."""
     fields: list[tuple[str, Any]] = [("fields", ">i2")]
     for i, column in enumerate(columns):
         kind = column.dtype.str[1:]

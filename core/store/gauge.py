@@ -7,7 +7,6 @@ buckets; it is drained once a minute, for boards that look at days.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
@@ -20,17 +19,6 @@ _AT_ONCE = 1000
 _LOCK = 0x65636D67
 
 _Range = tuple[int, int, frozenset[int] | None]
-
-
-async def mark_gauges(
-    connection: asyncpg.Connection[Any], start_ns: int, end_ns: int, points: Sequence[int] | None
-) -> None:
-    await connection.execute(
-        "INSERT INTO ecmc.dirty_gauge (start_time, end_time, point_ids) VALUES ($1, $2, $3)",
-        datetime_of(start_ns),
-        datetime_of(end_ns),
-        points,
-    )
 
 
 async def refresh_gauges(connection: asyncpg.Connection[Any]) -> int:

@@ -45,7 +45,7 @@ from core.store.seam import (
     Validity,
     WriteReport,
 )
-from core.store.series import Space, Tier, compress, retain, tier_of
+from core.store.series import Tier, compress, retain, tier_of
 from core.store.window import read_window, revision_at
 from migrations import migrate
 
@@ -70,7 +70,7 @@ class PostgresStore:
         self.pool = pool
         self.tier = tier
         self._registry = Registry()
-        self._space = Space(tier)
+        self._writer = writer.Writer(tier)
         self._zone = ZoneInfo("UTC")
         self._base_interval_s = 60
         self.archive: Archive | None = None  # closed months in files, where the plant keeps any
@@ -149,7 +149,7 @@ class PostgresStore:
     ) -> writer.Outcome:
         for left in reversed(range(_DEADLOCK_TRIES)):
             try:
-                return await writer.write_rows(connection, self.tier, self._space, rows, correction)
+                return await self._writer.write(connection, rows, correction)
             except pg.DeadlockDetectedError:  # two batches with the same late rows; nothing of ours is in
                 if left == 0:
                     raise
@@ -485,7 +485,7 @@ class PostgresStore:
     async def retain(self, others_older_than_ns: int, all_older_than_ns: int) -> int:
         """Drop raw samples of points that feed no edge, and of all older than the second time; returns rows deleted."""
         async with self._connection() as connection:
-            self._space.forget()
+            self._writer.space.forget()
             return await retain(connection, self.tier, others_older_than_ns, all_older_than_ns)
 
     # -----------------------------------------------------------------------

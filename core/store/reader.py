@@ -17,7 +17,7 @@ from core.samples import NS_PER_S
 from core.store.archive import Archive, merged
 from core.store.context import with_context
 from core.store.copy import copy_out, time_ns_of_pg
-from core.store.statement import statement
+from core.store.statement import statement, time_literal
 from core.store.writer import Rows
 
 # Context is nearly always this near; only a point silent for longer is searched for over all its weeks.
@@ -124,8 +124,8 @@ async def _inside(
     # COPY takes no parameters; these are integers and times of ours.
     query = _READINGS.format(
         points=",".join(map(str, points.tolist())),
-        start=_literal(start_ns),
-        end=_literal(end_ns),
+        start=time_literal(start_ns),
+        end=time_literal(end_ns),
         which=which,
     )
     point, time, value, status = await copy_out(connection, query, ("i4", "i8", "f8", "i2"))
@@ -196,17 +196,13 @@ def _rows(records: list[asyncpg.Record]) -> Rows:
     )
 
 
-def _literal(time_ns: int) -> str:
-    return f"'{datetime_of(time_ns).isoformat()}'::timestamptz"
-
-
 async def page(
     connection: asyncpg.Connection[Any], point: int, start_ns: int, end_ns: int, limit: int
 ) -> Rows:
     """At most `limit` samples of one point over [start, end), oldest first."""
     query = (
         f"SELECT point_id, time, value, status FROM ecmc.sample WHERE point_id = {int(point)}"
-        f" AND time >= {_literal(start_ns)} AND time < {_literal(end_ns)} ORDER BY time LIMIT {int(limit)}"
+        f" AND time >= {time_literal(start_ns)} AND time < {time_literal(end_ns)} ORDER BY time LIMIT {int(limit)}"
     )
     ids, time, value, status = await copy_out(connection, query, ("i4", "i8", "f8", "i2"))
     return Rows(ids, time_ns_of_pg(time), value, status)

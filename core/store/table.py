@@ -28,7 +28,7 @@ Sink: TypeAlias = Callable[[bytes], Awaitable[None]]
 
 SAMPLE = "sample"
 # Readings and what is known of them alone; without its readings a database has no use for the rest of these.
-RAW = frozenset({SAMPLE, "latest", "dirty_range", "dirty_gauge"})
+RAW = frozenset({SAMPLE, "latest_block", "dirty_range", "dirty_gauge"})
 
 _TABLES = """
 SELECT c.oid, c.relname AS name,

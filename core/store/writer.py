@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import asyncpg
 import numpy as np
@@ -32,10 +32,12 @@ from core.quality import BAD, is_bad, is_good
 from core.samples import NS_PER_S, Floats, Indices, Statuses, Times
 from core.store import late
 from core.store.copy import copy_in, pg_time
-from core.store.gauge import mark_gauges
+from core.store.newest import LatestTable, Newest
 from core.store.seam import Correction
 from core.store.series import Space, Tier, week_of
-from core.store.statement import statement
+from core.store.statement import statement, time_literal
+
+Reason = Literal["samples", "correction"]
 
 _COLUMNS = ("time", "value", "point_id", "status")
 _POINTS_NAMED = 50  # a dirty range names its points up to this many
@@ -48,8 +50,7 @@ async def prepare(connection: asyncpg.Connection[Any]) -> None:
     await connection.execute(
         "CREATE TEMP TABLE incoming (time timestamptz, value float8, point_id int, status smallint)"
         " ON COMMIT DELETE ROWS;"
-        "CREATE TEMP TABLE newest (point_id int, time timestamptz, value float8, status smallint,"
-        " first_time timestamptz) ON COMMIT DELETE ROWS"
+        "CREATE TEMP TABLE newest (LIKE ecmc.latest_block INCLUDING STORAGE) ON COMMIT DELETE ROWS"
     )
 
 
@@ -67,6 +68,18 @@ class Rows:
 
     def take(self, rows: npt.NDArray[Any]) -> Rows:
         return Rows(self.point[rows], self.time_ns[rows], self.value[rows], self.status[rows])
+
+    def and_others(self, others: Rows) -> Rows:
+        """Both together; no key is in both."""
+        if len(others) == 0:
+            return self
+        whole = Rows(
+            *(
+                np.concatenate([getattr(self, name), getattr(others, name)])
+                for name in ("point", "time_ns", "value", "status")
+            )
+        )
+        return whole.take(np.lexsort((whole.time_ns, whole.point)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +104,25 @@ class Outcome:
 
 def settled(point: Indices, time_ns: Times, value: Floats, status: Statuses) -> tuple[Rows, Outcome]:
     """Samples in any order as Rows, and what that already decided between samples of one key."""
-    status = np.where(
-        np.isnan(value) & is_good(status), np.int16(BAD), status
-    )  # a missing value is never good
-    rank = np.where(is_good(status), 0, np.where(is_bad(status), 2, 1)).astype(np.int8)
-    if _is_sorted(point, time_ns):
-        return Rows(point, time_ns, value, status), Outcome()
-    order = np.lexsort((status, value, rank, time_ns, point))
-    rows = Rows(point[order], time_ns[order], value[order], status[order])
+    missing = np.isnan(value) & is_good(status)
+    if missing.any():  # a missing value is never good
+        status = np.where(missing, np.int16(BAD), status)
+    rows = Rows(point, time_ns, value, status)
+    if _each_key_once(rows):
+        return rows, Outcome()
+    sorted_rows = rows.take(np.lexsort((time_ns, point)))
+    if _each_key_once(sorted_rows):
+        return sorted_rows, Outcome()
+    return _decided(rows)
+
+
+def _decided(rows: Rows) -> tuple[Rows, Outcome]:
+    """Which of several samples of one key stands, and what became of the others."""
+    rank = np.where(is_good(rows.status), 0, np.where(is_bad(rows.status), 2, 1)).astype(np.int8)
+    rows = rows.take(np.lexsort((rows.status, rows.value, rank, rows.time_ns, rows.point)))
     new_key = np.empty(len(rows), dtype=bool)
     new_key[:1] = True
     new_key[1:] = (rows.point[1:] != rows.point[:-1]) | (rows.time_ns[1:] != rows.time_ns[:-1])
-    if new_key.all():
-        return rows, Outcome()
     stands = np.flatnonzero(new_key)[np.cumsum(new_key) - 1]
     same = (rows.value == rows.value[stands]) | (np.isnan(rows.value) & np.isnan(rows.value[stands]))
     beaten = ~new_key & (same | (is_good(rows.status[stands]) & ~is_good(rows.status)))
@@ -124,129 +143,157 @@ def settled(point: Indices, time_ns: Times, value: Floats, status: Statuses) -> 
     )
 
 
-def _is_sorted(point: Indices, time_ns: Times) -> bool:
-    """Strictly by (point, time): nothing to sort and nothing twice."""
-    step = np.diff(point)
-    return bool(np.all((step > 0) | ((step == 0) & (np.diff(time_ns) > 0))))
+def _each_key_once(rows: Rows) -> bool:
+    """Strictly by (point, time)."""
+    before, after = rows.point[:-1], rows.point[1:]
+    return bool(np.all((after > before) | ((after == before) & (rows.time_ns[1:] > rows.time_ns[:-1]))))
 
 
-async def write_rows(
-    connection: asyncpg.Connection[Any], tier: Tier, space: Space, rows: Rows, correction: Correction | None
-) -> Outcome:
-    """Commit rows, `latest` and the dirty ledger in one transaction."""
-    if correction is None:
-        try:
-            return await _copied(connection, space, rows)
-        except pg.UniqueViolationError:
-            pass  # something of it stands already
-    await _ensure_space(connection, space, rows)
-    return await _replayed(connection, tier, rows, correction)
+class Writer:
+    """Writes to one database; several connections may be in it at once."""
 
+    def __init__(self, tier: Tier) -> None:
+        self._tier = tier
+        self._latest = LatestTable()
+        self.space = Space(tier)
 
-async def _copied(connection: asyncpg.Connection[Any], space: Space, rows: Rows) -> Outcome:
-    for attempt in ("as known", "made anew"):
-        await _ensure_space(connection, space, rows)
-        try:
-            async with connection.transaction():
-                await copy_in(connection, "sample", _COLUMNS, _columns(rows), schema="ecmc")
-                await _note(connection, rows, "samples")
-                await late.note_new(connection, rows)
-            return Outcome(inserted=len(rows))
-        except pg.CheckViolationError:  # retention in another process dropped the week
-            if attempt == "made anew":
-                raise
-            space.forget()
-    raise AssertionError("unreachable")
+    async def write(
+        self, connection: asyncpg.Connection[Any], rows: Rows, correction: Correction | None
+    ) -> Outcome:
+        """Commit rows, `latest` and the dirty ledger in one transaction."""
+        if correction is None:
+            try:
+                return await self._copied(connection, rows)
+            except pg.UniqueViolationError:
+                pass  # something of it stands already
+        await self._ensure_space(connection, rows)
+        return await self._replayed(connection, rows, correction)
 
+    async def _copied(self, connection: asyncpg.Connection[Any], rows: Rows) -> Outcome:
+        for attempt in ("as known", "made anew"):
+            await self._ensure_space(connection, rows)
+            try:
+                async with connection.transaction():
+                    await copy_in(connection, "sample", _COLUMNS, _columns(rows), schema="ecmc")
+                    await late.note_new(connection, rows)
+                    blocks = await self._latest.put(connection, _newest(rows), _ledger(rows, "samples"))
+            except pg.CheckViolationError:  # retention in another process dropped the week
+                if attempt == "made anew":
+                    raise
+                self.space.forget()
+            else:
+                self._latest.remember(blocks)
+                return Outcome(inserted=len(rows))
+        raise AssertionError("unreachable")
 
-async def _ensure_space(connection: asyncpg.Connection[Any], space: Space, rows: Rows) -> None:
-    first, last = week_of(int(rows.time_ns.min())), week_of(int(rows.time_ns.max()))
-    weeks = {first} if first == last else set(np.unique(week_of(rows.time_ns)).tolist())
-    await space.ensure(connection, weeks)
+    async def _ensure_space(self, connection: asyncpg.Connection[Any], rows: Rows) -> None:
+        first, last = week_of(int(rows.time_ns.min())), week_of(int(rows.time_ns.max()))
+        weeks = {first} if first == last else set(np.unique(week_of(rows.time_ns)).tolist())
+        await self.space.ensure(connection, weeks)
 
-
-async def _replayed(
-    connection: asyncpg.Connection[Any], tier: Tier, rows: Rows, correction: Correction | None
-) -> Outcome:
-    async with connection.transaction():
-        if tier.has_columnstore:  # compressed history may have to be opened, as much as the batch touches
-            await connection.execute("SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
-        await copy_in(connection, "incoming", _COLUMNS, _columns(rows), schema=None)
-        inserted = _rows_of(await connection.fetch(statement("insert_new")))
-        await late.note_new(connection, inserted)
-        if len(inserted) == len(rows):
-            await _note(connection, inserted, "samples")
-            return Outcome(inserted=len(rows))
-        corrected = 0
-        if correction is not None:
-            done = await connection.execute(
-                statement("save_corrected"), correction.who, correction.why, datetime_of(correction.at_ns)
+    async def _replayed(
+        self, connection: asyncpg.Connection[Any], rows: Rows, correction: Correction | None
+    ) -> Outcome:
+        corrected, blocks = 0, None
+        async with connection.transaction():
+            if (
+                self._tier.has_columnstore
+            ):  # compressed history may have to be opened, as far as the batch goes
+                await connection.execute(
+                    "SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
+                )
+            await copy_in(connection, "incoming", _COLUMNS, _columns(rows), schema=None)
+            inserted = _rows_of(await connection.fetch(statement("insert_new")))
+            await late.note_new(connection, inserted)
+            replaced, found = _rows_of([]), []
+            if len(inserted) < len(rows):
+                if correction is not None:
+                    done = await connection.execute(
+                        statement("save_corrected"),
+                        correction.who,
+                        correction.why,
+                        datetime_of(correction.at_ns),
+                    )
+                    corrected = int(done.split()[-1])
+                await late.note_old(connection, rows, correction is not None)
+                replaced = _rows_of(await connection.fetch(statement("replace"), correction is not None))
+                found = await connection.fetch(statement("conflicts"))
+            changed = inserted.and_others(replaced)
+            if len(changed):
+                reason: Reason = "samples" if correction is None else "correction"
+                ledger = _ledger(inserted, "samples") + _ledger(replaced, reason)
+                blocks = await self._latest.put(connection, _newest(changed), ledger)
+        if blocks is not None:
+            self._latest.remember(blocks)
+        disputes = tuple(
+            Dispute(
+                row["point_id"],
+                time_ns_of(row["time"]),
+                row["stored"],
+                row["stored_status"],
+                row["offered"],
+                row["offered_status"],
             )
-            corrected = int(done.split()[-1])
-        await late.note_old(connection, rows, correction is not None)
-        replaced = _rows_of(await connection.fetch(statement("replace"), correction is not None))
-        found = await connection.fetch(statement("conflicts"))
-        await _note(connection, inserted, "samples")
-        await connection.execute("TRUNCATE newest")  # it empties itself only at the commit
-        await _note(connection, replaced, "samples" if correction is None else "correction")
-    disputes = tuple(
-        Dispute(
-            row["point_id"],
-            time_ns_of(row["time"]),
-            row["stored"],
-            row["stored_status"],
-            row["offered"],
-            row["offered_status"],
+            for row in found[:_MAX_CONFLICTS]
         )
-        for row in found[:_MAX_CONFLICTS]
+        return Outcome(
+            inserted=len(inserted),
+            replaced=len(replaced) - corrected,
+            corrected=corrected,
+            repeated=len(rows) - len(inserted) - len(replaced) - len(found),
+            disputes=disputes,
+            dispute_count=len(found),
+        )
+
+
+def _newest(rows: Rows) -> Newest:
+    ends = np.flatnonzero(rows.point[1:] != rows.point[:-1])
+    last = np.append(ends, len(rows) - 1)
+    first = np.concatenate(([0], ends + 1))
+    return Newest(
+        rows.point[last], rows.time_ns[last], rows.value[last], rows.status[last], rows.time_ns[first]
     )
-    return Outcome(
-        inserted=len(inserted),
-        replaced=len(replaced) - corrected,
-        corrected=corrected,
-        repeated=len(rows) - len(inserted) - len(replaced) - len(found),
-        disputes=disputes,
-        dispute_count=len(found),
-    )
 
 
-async def _note(connection: asyncpg.Connection[Any], rows: Rows, reason: str) -> None:
-    """Newest values and the ledger, for rows that are now in `sample`."""
-    if len(rows) == 0:
-        return
-    new_point = np.flatnonzero(np.diff(rows.point)) + 1
-    first = np.concatenate(([0], new_point))
-    last = np.concatenate((new_point - 1, [len(rows) - 1]))
-    newest = rows.take(last)
-    columns: list[npt.NDArray[Any]] = [
-        newest.point,
-        pg_time(newest.time_ns),
-        newest.value,
-        newest.status,
-        pg_time(rows.time_ns[first]),
-    ]
-    await copy_in(
-        connection, "newest", ("point_id", "time", "value", "status", "first_time"), columns, schema=None
-    )
-    await connection.execute(statement("upsert_latest"))
-    for start_ns, end_ns, points in dirty_ranges(rows.point, rows.time_ns):
-        await mark(connection, start_ns, end_ns, points, reason)
-        await mark_gauges(connection, start_ns, end_ns, points)
+def _ledger(rows: Rows, reason: Reason) -> str:
+    """Statements that mark rows dirty, for the engine and for the roll-up of gauges. COPY and several statements at
+    once take no parameters; these are integers and times of ours."""
+    marks = ""
+    for start_ns, end_ns, points in dirty_ranges(rows):
+        named = "NULL" if points is None else f"'{{{','.join(map(str, points))}}}'"
+        what = f"{time_literal(start_ns)}, {time_literal(end_ns)}, {named}"
+        marks += (
+            f"INSERT INTO ecmc.dirty_range (start_time, end_time, point_ids, reason) VALUES ({what}, '{reason}');"
+            f"INSERT INTO ecmc.dirty_gauge (start_time, end_time, point_ids) VALUES ({what});"
+        )
+    return marks
 
 
-def dirty_ranges(point: Indices, time_ns: Times) -> list[tuple[int, int, list[int] | None]]:
+def dirty_ranges(rows: Rows) -> list[tuple[int, int, list[int] | None]]:
     """(first, last, points or None for many) of changed samples, cut where nothing changed for an hour."""
-    order = np.argsort(time_ns, kind="stable")
-    times = time_ns[order]
+    if len(rows) == 0:
+        return []
+    first_ns, last_ns = int(rows.time_ns.min()), int(rows.time_ns.max())
+    if last_ns - first_ns <= _APART_NS:
+        return [(first_ns, last_ns, _named(rows.point))]
+    order = np.argsort(rows.time_ns, kind="stable")
+    times = rows.time_ns[order]
     cuts = np.flatnonzero(np.diff(times) > _APART_NS) + 1
     if cuts.size > _POINTS_NAMED:  # hourly or daily values over years: one long range says as much
         cuts = cuts[:0]
-    ranges: list[tuple[int, int, list[int] | None]] = []
-    for part in np.split(order, cuts):
-        points = np.unique(point[part])
-        named = points.tolist() if points.size <= _POINTS_NAMED else None
-        ranges.append((int(time_ns[part[0]]), int(time_ns[part[-1]]), named))
-    return ranges
+    parts = np.split(order, cuts)
+    return [
+        (int(rows.time_ns[part[0]]), int(rows.time_ns[part[-1]]), _named(np.sort(rows.point[part])))
+        for part in parts
+    ]
+
+
+def _named(sorted_points: Indices) -> list[int] | None:
+    starts = np.flatnonzero(sorted_points[1:] != sorted_points[:-1]) + 1
+    if starts.size >= _POINTS_NAMED:
+        return None
+    named: list[int] = sorted_points[np.concatenate(([0], starts))].tolist()
+    return named
 
 
 async def mark(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,6 +197,44 @@ async def test_many_writers_of_overlapping_batches_lose_and_double_nothing(store
     assert [value for _, at_s, value, _ in await stored(store) if at_s != value] == []
 
 
+async def test_two_processes_keep_the_newest_values_together(
+    store: PostgresStore, store_dsn: str, plant: Any
+) -> None:
+    """Each remembers what it wrote itself, and what it remembers is soon no longer what stands."""
+    other = await PostgresStore.open(store_dsn, plant)
+    random = np.random.default_rng(7)
+    table = PointTable(("p0", "p1", "p2", "p3"))
+
+    async def write(mine: PostgresStore, first: int) -> None:
+        for step in range(first, 40, 2):
+            point = np.flatnonzero(random.random(4) < 0.6)
+            late_s = random.integers(-50, 1, point.size)
+            batch = sample_batch(
+                table, point, START_NS + (step + late_s) * NS_PER_S, random.random(point.size)
+            )
+            await mine.write(batch)
+
+    await asyncio.gather(write(store, 0), write(other, 1))
+    await other.close()
+
+    assert await newest_values(store) == await newest_of_samples(store)
+
+
+async def newest_values(store: PostgresStore) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in await store.pool.fetch(_LATEST + "ecmc.latest ORDER BY 1")]
+
+
+async def newest_of_samples(store: PostgresStore) -> list[tuple[Any, ...]]:
+    newest = (
+        "(SELECT DISTINCT ON (point_id) *, min(time) OVER (PARTITION BY point_id) AS first_time"
+        " FROM ecmc.sample ORDER BY point_id, time DESC) AS newest ORDER BY 1"
+    )
+    return [tuple(row) for row in await store.pool.fetch(_LATEST + newest)]
+
+
+_LATEST = "SELECT point_id, time, value::text, status, first_time FROM "
+
+
 sample = st.tuples(
     st.sampled_from(["p0", "p1"]),
     st.sampled_from([0.0, 1.0, 2.0, 3600.0, 700_000.0]),
@@ -214,7 +253,7 @@ async def test_any_history_ends_in_the_tables_the_rule_says(
     store: PostgresStore, batches: list[list[tuple[str, float, float, int]]], data: st.DataObject
 ) -> None:
     """The oracle is the contract's rule played over a dictionary, batch by batch."""
-    for table in ("sample", "latest", "dirty_range"):
+    for table in ("sample", "latest_block", "dirty_range"):
         await store.pool.execute(f"TRUNCATE ecmc.{table}")
     standing: dict[tuple[str, float], tuple[float, int]] = {}
     counts = defaultdict(int)
@@ -231,14 +270,12 @@ async def test_any_history_ends_in_the_tables_the_rule_says(
         counts["told conflict"] += report.conflict_count
 
     found = {(p, t): (v, s) for p, t, v, s in await stored(store)}
-    latest = await store.latest()
     assert repr(sorted(found.items())) == repr(sorted(standing.items()))
     assert counts["told accepted"] == counts["accepted"]
     assert counts["told accepted"] + counts["told repeated"] + counts["told conflict"] == sum(
         map(len, batches)
     )
-    for point, time_ns in zip(latest.points, latest.time_ns.tolist(), strict=True):
-        assert time_ns == START_NS + max(t for p, t in standing if p == point) * NS_PER_S
+    assert await newest_values(store) == await newest_of_samples(store)
 
 
 def _standing_order(row: tuple[str, float, float, int]) -> tuple[int, float, int]:

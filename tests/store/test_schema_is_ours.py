@@ -133,3 +133,21 @@ def test_time_bucket_cuts_days_and_months_in_the_zone(database: str) -> None:
         "1998-12-31 16:00:00+00",
         "2026-11-16 00:00:00+00",
     ]
+
+
+def test_newest_values_written_by_an_older_ecmc_are_taken_along(empty: str) -> None:
+    asyncio.run(migrate(empty, to="0005"))
+    execute(
+        empty,
+        "INSERT INTO ecmc.point (name, quantity, unit, kind) SELECT 'p' || i, 'q', 'kW', 'gauge'"
+        " FROM generate_series(1, 130) AS i",
+        "INSERT INTO ecmc.latest SELECT id, timestamptz '2026-10-02Z' + id * interval '1 s', id * 0.5, id % 3,"
+        " '2026-10-01Z' FROM ecmc.point WHERE id <> 70",
+    )
+    before = fetch(empty, "SELECT latest::text FROM ecmc.latest ORDER BY point_id")
+
+    asyncio.run(migrate(empty))
+
+    assert len(before) == 129
+    assert fetch(empty, "SELECT latest::text FROM ecmc.latest ORDER BY point_id") == before
+    assert fetch(empty, "SELECT point FROM board.latest WHERE value = 65") == ["p130"]

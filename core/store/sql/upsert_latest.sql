@@ -1,8 +1,11 @@
--- The newest sample by time of each point; one at the same time takes its place.
-INSERT INTO ecmc.latest AS l (point_id, time, value, status, first_time)
-SELECT point_id, time, value, status, first_time FROM newest ORDER BY point_id
-ON CONFLICT (point_id) DO UPDATE
-SET first_time = least(l.first_time, excluded.first_time),
-    time = greatest(l.time, excluded.time),
-    value = CASE WHEN excluded.time >= l.time THEN excluded.value ELSE l.value END,
-    status = CASE WHEN excluded.time >= l.time THEN excluded.status ELSE l.status END
+-- The rows of `newest` in place of the version each was made from. One that somebody else has changed meanwhile, or
+-- taken away, is left as it is and not counted. In the order of the key, so that writers never wait in a circle.
+INSERT INTO ecmc.latest_block AS b (block, before, version, time, value, status, first_time)
+SELECT n.block, n.before, n.version, n.time, n.value, n.status, n.first_time
+FROM newest AS n
+WHERE n.before = 0 OR EXISTS (SELECT FROM ecmc.latest_block AS old WHERE old.block = n.block)
+ORDER BY n.block
+ON CONFLICT (block) DO UPDATE
+SET before = excluded.before, version = excluded.version, time = excluded.time, value = excluded.value,
+    status = excluded.status, first_time = excluded.first_time
+WHERE b.version = excluded.before
