@@ -4,7 +4,9 @@ A row is never overwritten. *Valid time* is the year or hour a row describes,
 *known time* is when it was published; asking with an old known time gives the
 answer of that day. What surprises: a look-up never leaves the region it was
 asked for. Where no row qualifies the factor is NaN, and that is for people to
-see, not for code to fill with a neighbour's.
+see, not for code to fill with a neighbour's. Rows that begin at most an hour
+apart are a series by the interval: each holds for one step, so an interval that
+the operator left out is without factor instead of carrying the one before on.
 
 The tables lie in `tables/`; a plant adds its own and its suppliers' rows in
 `factors.csv` of its folder (`core.carbon.factor_tables.OWN_COLUMNS`).
@@ -17,6 +19,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -27,6 +30,7 @@ from core.carbon.factor_row import KG_PER_KWH, UNKNOWN, FactorRow, Fuel, level_o
 from core.carbon.factor_tables import HourlySeries, hourly_file, hourly_series, read_own_factors, read_tables
 from core.carbon.steam import SteamTable
 from core.errors import BadRequest, Fault, FaultyInput
+from core.results import HOUR_NS
 from core.samples import Flags, Floats, Times
 
 __all__ = ["FactorColumn", "FactorLibrary", "FactorRow", "Fuel", "constant_column", "unknown_column"]
@@ -213,6 +217,14 @@ class FactorLibrary:
             return unknown_column(time_ns)
         return self._dated(series, self.series[series], zone).column(time_ns, known_at_ns)
 
+    def is_by_interval(self, factor: str | float | None, zone: ZoneInfo) -> bool:
+        """Whether the factor is a series by the hour or less, shipped or the plant's own."""
+        if not isinstance(factor, str) or factor == "grid":
+            return False
+        if hourly_file(factor) is not None:
+            return True
+        return factor in self.series and self._dated(factor, self.series[factor], zone).step_ns is not None
+
     def has_grid_series(self, region: str, kind: str, level: str | None = None) -> bool:
         at = self.region_at(region, level)
         return at is not None and self._grid_series(at, kind) is not None
@@ -295,6 +307,7 @@ class _Dated:
         self._rows = [rows[i] for i in in_order]
         self._known_ns = [known_ns[i] for i in in_order]
         self._zone = zone
+        self.step_ns = _step_ns(rows, zone)
         self._steps: dict[int, _Steps] = {}
 
     def column(self, time_ns: Times, known_at_ns: int) -> FactorColumn:
@@ -318,7 +331,7 @@ class _Dated:
             row = newest[start_ns]
             bound_ns.append(start_ns)
             rows.append(row)
-            end_ns = _NEVER if row.valid_to is None else valid_ns(row.valid_to, self._zone)
+            end_ns = self._end_ns(row, start_ns)
             if end_ns < next_ns:
                 bound_ns.append(end_ns)
                 rows.append(None)
@@ -328,6 +341,22 @@ class _Dated:
             np.array([row is not None and row.unverified for row in rows]),
             tuple(None if row is None else row.id for row in rows),
         )
+
+    def _end_ns(self, row: FactorRow, start_ns: int) -> int:
+        if row.valid_to is not None:
+            return valid_ns(row.valid_to, self._zone)
+        if self.step_ns is not None and row.valid_from is not None and "T" in row.valid_from:
+            return start_ns + self.step_ns
+        return _NEVER
+
+
+def _step_ns(rows: Sequence[FactorRow], zone: ZoneInfo) -> int | None:
+    """The shortest distance between rows dated by a time, where it is an hour or less."""
+    starts_ns = sorted(
+        {valid_ns(at, zone) for row in rows if (at := row.valid_from) is not None and "T" in at}
+    )
+    step_ns = min((after - before for before, after in pairwise(starts_ns)), default=_NEVER)
+    return step_ns if step_ns <= HOUR_NS else None
 
 
 def _hourly_column(series: HourlySeries, time_ns: Times) -> FactorColumn:

@@ -209,7 +209,8 @@ def source_factors(
         time_ns: Shape (n,), the start of each base interval, any order.
 
     Returns:
-        Shape (n,) columns. A fuel carries zero: its carbon arises where it burns. Energy outside the
+        Shape (n,) columns. Where a series by the hour says nothing of the grid's electricity, the annual factor
+        that `grid` would give holds, marked unverified. A fuel carries zero: its carbon arises where it burns. Energy outside the
         regime's scopes carries zero under the id `out-of-scope:<method set>`. Else NaN is "without factor".
 
     Raises:
@@ -224,7 +225,15 @@ def source_factors(
     if node.factor == "grid":
         rule = method.location if basis == Basis.LOCATION else _market_rule(method, region, library)
         return _grid_column(rule, time_ns, known_at_ns, zone, region, library)
-    return library.factor_column(node.factor, time_ns, zone=zone, known_at_ns=known_at_ns)
+    column = library.factor_column(node.factor, time_ns, zone=zone, known_at_ns=known_at_ns)
+    missing = np.isnan(column.kg_per_kwh)
+    if node.carrier != "electricity" or not missing.any() or not library.is_by_interval(node.factor, zone):
+        return column
+    rule = method.location if basis == Basis.LOCATION else _market_rule(method, region, library)
+    annual = _grid_column(rule, time_ns[missing], known_at_ns, zone, region, library)
+    kg, unverified = column.kg_per_kwh.copy(), column.unverified.copy()
+    kg[missing], unverified[missing] = annual.kg_per_kwh, ~np.isnan(annual.kg_per_kwh)
+    return FactorColumn(kg, (*column.row_ids, *annual.row_ids), unverified)
 
 
 def combustion_kg_per_kwh(fuel: Fuel, method: MethodSet, library: FactorLibrary) -> float:

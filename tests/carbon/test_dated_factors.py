@@ -405,3 +405,20 @@ def test_a_half_hourly_series_of_the_grid_operator_is_brought_in_as_a_file(
     wanted[2 * missing : 2 * missing + 2] = np.nan
     np.testing.assert_allclose(column.kg_per_kwh, wanted)
     assert len(column.row_ids) == count - 1
+
+
+def test_a_value_by_the_hour_holds_for_its_hour_and_not_for_ever(
+    library: FactorLibrary, zone: ZoneInfo
+) -> None:
+    text = (
+        "id,value,unit,valid_from,source\n"
+        "grid-hourly,0.5,kgCO2/kWh,2026-10-01T00:00:00Z,operator\n"
+        "grid-hourly,0.6,kgCO2/kWh,2026-10-01T01:00:00Z,operator\n"
+        "grid-hourly,0.7,kgCO2/kWh,2026-10-01T03:00:00Z,operator\n"
+    )
+    own = library.with_rows(read_own_factors(text.encode(), "factors.csv"))
+    hours = times(*(f"2026-10-01T{hour:02}:30:00Z" for hour in range(6)))
+
+    column = own.factor_column("grid-hourly", hours, zone=zone, known_at_ns=NOW_NS)
+
+    np.testing.assert_array_equal(column.kg_per_kwh, [0.5, 0.6, np.nan, 0.7, np.nan, np.nan])

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
+from core.carbon.factor_tables import read_own_factors
 from core.carbon.factors import FactorColumn, FactorLibrary
 from core.carbon.method import (
     METHOD_SET_IDS,
@@ -170,3 +171,30 @@ def test_own_generation_with_a_factor_is_direct_and_stays_in_the_national_ets(
     own = Node("genset", NodeKind.SOURCE, "electricity", Origin.OWN, 0.7)
 
     assert factors(own, "national-ets", Basis.LOCATION, library, zone).kg_per_kwh[0] == 0.7
+
+
+def test_where_the_hourly_series_says_nothing_the_annual_factor_holds_marked(
+    library: FactorLibrary, zone: ZoneInfo
+) -> None:
+    text = (
+        "id,value,unit,valid_from,source,approved_by,published\n"
+        "hourly,0.9,kgCO2/kWh,2026-10-01T00:00:00Z,operator,wang,2026-10-01\n"
+        "hourly,0.8,kgCO2/kWh,2026-10-01T01:00:00Z,operator,wang,2026-10-01\n"
+    )
+    own = library.with_rows(read_own_factors(text.encode(), "factors.csv"))
+    hours = OCTOBER_NS + np.arange(3) * 3600 * 10**9
+
+    column = source_factors(
+        replace(GRID, factor="hourly"),
+        method_set("in-house"),
+        Basis.LOCATION,
+        hours,
+        NOW_NS,
+        zone,
+        "CN-CQ",
+        own,
+    )
+
+    np.testing.assert_array_equal(column.kg_per_kwh, [0.9, 0.8, 0.5581])
+    assert column.unverified.tolist() == [False, False, True]
+    assert column.row_ids[-1] == "grid_cn:CN-CQ:2023:average"
