@@ -12,7 +12,7 @@ annex IV for goods of that regulation.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,7 +52,7 @@ class BatchFootprint:
     """What one batch bears, kgCO2e; `per_good_kg` is NaN where nothing good came out.
 
     Attributes:
-        direct_kg: By scope, of the nodes it was made on; shared_kg: its part of shared nodes, all scopes.
+        direct_kg: By scope, of the nodes it was made on; shared_kg: its part of shared nodes, likewise.
         electricity_kwh: Used on its nodes.
         life_cycle_kg: That electricity by its life-cycle factor; beside the footprint, never inside. NaN: not declared.
         embedded: For goods of CBAM.
@@ -60,14 +60,14 @@ class BatchFootprint:
 
     made: Made
     direct_kg: dict[int, float]
-    shared_kg: float
+    shared_kg: dict[int, float]
     electricity_kwh: float
     life_cycle_kg: float
     embedded: Embedded | None
 
     @property
     def total_kg(self) -> float:
-        return sum(self.direct_kg.values()) + self.shared_kg
+        return sum(self.direct_kg.values()) + sum(self.shared_kg.values())
 
     @property
     def per_good_kg(self) -> float:
@@ -85,10 +85,11 @@ class Footprints:
 class FootprintBook:
     """Footprints of one plant's products."""
 
-    def __init__(self, plant: Plant, store: Store, registers: Registers) -> None:
+    def __init__(self, plant: Plant, store: Store, registers: Registers, now_ns: Callable[[], int]) -> None:
         self._plant = plant
         self._store = store
         self._registers = registers
+        self._now_ns = now_ns
 
     async def of(
         self, product_id: str, start_ns: int, end_ns: int, basis: str, method_set: str
@@ -113,8 +114,9 @@ class FootprintBook:
         carbon = await self._carbon(nodes, hours, basis, method_set)
         energy = await self._electricity(nodes, hours)
         mine = [made for made in everything if made.product is product]
-        direct = {made.id: dict.fromkeys(map(int, Scope), 0.0) for made in mine}
-        shared, kwh = dict.fromkeys(direct, 0.0), dict.fromkeys(direct, 0.0)
+        direct, shared = ({made.id: dict.fromkeys(map(int, Scope), 0.0) for made in mine} for _ in range(2))
+        kwh, life_cycle_kg = dict.fromkeys(direct, 0.0), dict.fromkeys(direct, 0.0)
+        factor = self._life_cycle(product, hours)
         idle_kg, unknown_hours = 0.0, 0
         for node in nodes:
             claimants = [m for m in everything if node in m.nodes or node in m.product.shared]
@@ -128,21 +130,36 @@ class FootprintBook:
                     if node in made.nodes:
                         direct[made.id][scope] += borne
                     else:
-                        shared[made.id] += borne
+                        shared[made.id][scope] += borne
                 unknown_hours += int((np.isnan(kg) & (parts.sum(axis=0) > 0)).sum())
                 if own:
                     idle_kg += float(np.nansum(kg[parts.sum(axis=0) == 0]))
             for made, part in zip(claimants, parts, strict=True):
                 if made.product is product and node in made.nodes:
-                    kwh[made.id] += float(np.nansum(energy.get(node, np.zeros(hours.size)) * part))
-        factor = self._life_cycle(product)
-        batches = [self._batch(made, direct[made.id], shared[made.id], kwh[made.id], factor) for made in mine]
+                    used = energy.get(node, np.zeros(hours.size)) * part
+                    kwh[made.id] += float(np.nansum(used))
+                    some = np.isfinite(used) & (used != 0)
+                    life_cycle_kg[made.id] += float(used[some] @ factor[some])
+        batches = [
+            self._batch(made, direct[made.id], shared[made.id], kwh[made.id], life_cycle_kg[made.id])
+            for made in mine
+        ]
         return Footprints(product, tuple(batches), idle_kg, unknown_hours)
 
     def _batch(
-        self, made: Made, direct_kg: dict[int, float], shared_kg: float, kwh: float, factor: float
+        self,
+        made: Made,
+        direct_kg: dict[int, float],
+        shared_kg: dict[int, float],
+        kwh: float,
+        life_cycle_kg: float,
     ) -> BatchFootprint:
         kept = {scope: kg for scope, kg in direct_kg.items() if kg}
+        borne = {scope: kg for scope, kg in shared_kg.items() if kg}
+
+        def attributed(scope: Scope) -> float:
+            return kept.get(int(scope), 0.0) + borne.get(int(scope), 0.0)
+
         embedded = None
         product = made.product
         if product.cbam_sector is not None and product.cn_code is not None and made.good > 0:
@@ -150,18 +167,20 @@ class FootprintBook:
                 product.cn_code,
                 CbamSector(product.cbam_sector),
                 made.good,
-                kept.get(int(Scope.DIRECT), 0.0),
-                kept.get(int(Scope.ENERGY_INDIRECT), 0.0),
+                attributed(Scope.DIRECT),
+                attributed(Scope.ENERGY_INDIRECT),
                 made.precursors,
             )
-        return BatchFootprint(made, kept, shared_kg, kwh, kwh * factor, embedded)
+        return BatchFootprint(made, kept, borne, kwh, life_cycle_kg, embedded)
 
-    def _life_cycle(self, product: Product) -> float:
+    def _life_cycle(self, product: Product, hours: Times) -> Floats:
+        """The life-cycle factor of each hour as known now, shape (H,); NaN where none is declared or in force."""
         if product.life_cycle_factor is None:
-            return math.nan
-        library = self._registers.library
-        rows = library.series.get(product.life_cycle_factor) or (library.row(product.life_cycle_factor),)
-        return rows[-1].kg_per_kwh
+            return np.full(hours.size, math.nan)
+        column = self._registers.library.factor_column(
+            product.life_cycle_factor, hours, zone=self._plant.zone, known_at_ns=self._now_ns()
+        )
+        return column.kg_per_kwh
 
     async def _made(self, start_ns: int, end_ns: int) -> list[Made]:
         """Everything made in [start, end), written down or counted; an entry that the range cuts is cut with it."""

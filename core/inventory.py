@@ -330,7 +330,7 @@ class Inventories:
                 basis=None,
                 kg=kg,
                 biogenic_kg=carbon.biogenic_kg * part,
-                energy_kwh=carbon.fuel_kwh * float(part.sum()) if carbon.fuel_kwh else math.nan,
+                energy_kwh=carbon.energy_kwh * float(part.sum()) if carbon.energy_kwh else math.nan,
                 coverage=math.nan,
                 estimated_share=math.nan,
                 removed_kg=carbon.removed_kg * part,

@@ -204,11 +204,11 @@ class Periods:
                 for basis in Basis:
                     key = (carbon.scope, basis.value)
                     emissions[key] = emissions.get(key, 0.0) + carbon.kg * part
-            if carbon.fuel_kwh:
-                carrier = activity.subject.partition("@")[0]
+            if carbon.energy_kwh:
                 for by_carrier in (purchased, end_use):
-                    by_carrier[carrier] = by_carrier.get(carrier, 0.0) + carbon.fuel_kwh * part
-                renewable_kwh += carbon.fuel_kwh * part if carbon.biogenic_kg > 0 else 0.0
+                    held = by_carrier.get(carbon.carrier, 0.0)
+                    by_carrier[carbon.carrier] = held + carbon.energy_kwh * part
+                renewable_kwh += carbon.energy_kwh * part if carbon.biogenic_kg > 0 else 0.0
         made = await registers.book.counted(Register.PRODUCTION, start_ns, end_ns)
         return replace(
             sums,

@@ -181,7 +181,7 @@ class Site:
         self._inventories = Inventories(
             plant, store, self._periods, registers, partial(factors_used, store.pool)
         )
-        self._footprints = FootprintBook(plant, store, registers)
+        self._footprints = FootprintBook(plant, store, registers, self._clock.now_ns)
 
     async def run(
         self,

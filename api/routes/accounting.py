@@ -338,7 +338,7 @@ def _footprint(batch: BatchFootprint) -> dict[str, Any]:
         "good": made.good,
         "scrap": made.scrap,
         "direct_kgco2e": {str(scope): kg for scope, kg in batch.direct_kg.items()},
-        "shared_kgco2e": batch.shared_kg,
+        "shared_kgco2e": sum(batch.shared_kg.values()),
         "total_kgco2e": batch.total_kg,
         "per_good_kgco2e": batch.per_good_kg,
         "electricity_kwh": batch.electricity_kwh,

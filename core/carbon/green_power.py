@@ -33,7 +33,8 @@ class GreenPower:
         certificates_kwh: Cancelled certificates by the time of their *generation*.
         allocated_certificates_kwh: Certificates allocated to the user.
         certificate_cap_kwh: The province's published cap on certificates; None: none published.
-        own_certificates_sold_kwh: Certificates of the own generation used here that were sold.
+        own_certificates_sold_kwh: Certificates of the own generation used here that were sold; those of what was
+            exported are not in it.
         province_share: The province's published non-fossil coefficient k, 0..1.
     """
 

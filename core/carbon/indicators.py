@@ -155,16 +155,23 @@ def carbon_per_energy(emissions_kg: float, energy_tce_: float) -> float:
 
 
 def green_power_of(sums: PeriodSums) -> GreenPower:
-    """The ledger's input: what people registered, with the metered kWh of the period."""
+    """The ledger's input: what people registered, with the metered kWh of the period.
+
+    Sold certificates of own generation are taken to be those of the exported part first; certificates beyond
+    the whole generation give up the claim of all that was used.
+    """
     own, direct = sums.own_used_kwh(), sums.direct_line_kwh.get(ELECTRICITY, 0.0)
+    power = sums.power or GreenPower(grid_offtake_kwh=0.0)
+    exported = sums.own_kwh.get(ELECTRICITY, 0.0) - own
     other = sums.other_own_kwh.get(ELECTRICITY, 0.0)
     return replace(
-        sums.power or GreenPower(grid_offtake_kwh=0.0),
+        power,
         # What is sold beyond the own generation came from the grid and went back to it.
         grid_offtake_kwh=max(0.0, sums.used_kwh().get(ELECTRICITY, 0.0) - own - direct - other),
         own_use_kwh=own,
         other_own_kwh=other,
         direct_line_kwh=direct,
+        own_certificates_sold_kwh=min(own, max(0.0, power.own_certificates_sold_kwh - exported)),
     )
 
 

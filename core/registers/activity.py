@@ -17,7 +17,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from core.carbon.accounting import blend_gwp, gas_lost_kg, welding_kgco2
-from core.carbon.factor_row import FactorRow, published_ns, valid_ns
+from core.carbon.factor_row import GJ_PER_KWH, FactorRow, published_ns, valid_ns
 from core.carbon.factors import FactorLibrary
 from core.carbon.method import MethodSet, biogenic_kg_per_kwh, combustion_kg_per_kwh
 from core.errors import BadRequest
@@ -70,6 +70,7 @@ class Activity:
         use: What used it (forklifts, canteen), so that two users of one fuel may share a period.
         scope: None: the one that follows from what it is.
         category: Of ISO 14064-1:2018, 1 to 6; None: the one that follows from the scope.
+        carrier: Of energy bought by an own factor; empty: electricity where it counts in kWh, else heat.
         details: What a process's formula needs.
         uncertainty: Half of the relative 95 % interval of the amount; None: not stated.
         evidence_sha256: Of the file named; both or neither.
@@ -82,6 +83,7 @@ class Activity:
     use: str = ""
     scope: int | None = None
     category: int | None = None
+    carrier: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     spread: Spread = Spread.EVEN
     uncertainty: float | None = None
@@ -118,7 +120,7 @@ class ActivityCarbon:
         biogenic_kg: Outside the scopes; kg does not hold it.
         removed_kg: CO2 kept from the air on record; it stands apart and is never subtracted.
         row: The factor used; None where the composition says it all.
-        fuel_kwh: Heat of a burned fuel (NCV), else 0; renewable where it is biogenic.
+        carrier, energy_kwh: Bought energy (a fuel by NCV); empty and 0 where it is none.
     """
 
     scope: int
@@ -126,7 +128,8 @@ class ActivityCarbon:
     biogenic_kg: float = 0.0
     removed_kg: float = 0.0
     row: FactorRow | None = None
-    fuel_kwh: float = 0.0
+    carrier: str = ""
+    energy_kwh: float = 0.0
 
 
 def activity_carbon(
@@ -156,7 +159,8 @@ def activity_carbon(
             kwh * combustion_kg_per_kwh(fuel, method, library),
             kwh * biogenic_kg_per_kwh(fuel, method),
             row=fuel.row,
-            fuel_kwh=kwh,
+            carrier=activity.subject.partition("@")[0],
+            energy_kwh=kwh,
         )
     if activity.kind is ActivityKind.GAS:
         return _gas_carbon(activity, method, library)
@@ -166,8 +170,15 @@ def activity_carbon(
     if activity.kind is ActivityKind.PROCESS:
         return _process_carbon(activity, method, library)
     row = _row_at(activity.subject, start_ns, known_at_ns, zone, library)
-    kg_per_unit = _kg_per_unit(row, activity.unit, method, library)
-    return ActivityCarbon(activity.scope or _scope_of(row), activity.amount * kg_per_unit, row=row)
+    kg = activity.amount * _kg_per_unit(row, activity.unit, method, library)
+    scope = activity.scope or _scope_of(row)
+    if scope != Scope.ENERGY_INDIRECT or activity.unit not in PER_UNIT:
+        return ActivityCarbon(scope, kg, row=row)
+    told = row.quantity if row.quantity in ("electricity", "heat") else ""
+    carrier = activity.carrier or told or ("electricity" if activity.unit.endswith("Wh") else "heat")
+    return ActivityCarbon(
+        scope, kg, row=row, carrier=carrier, energy_kwh=activity.amount * PER_UNIT[activity.unit]
+    )
 
 
 def _gas_carbon(activity: Activity, method: MethodSet, library: FactorLibrary) -> ActivityCarbon:
@@ -187,7 +198,12 @@ def _process_carbon(activity: Activity, method: MethodSet, library: FactorLibrar
         )
     kg = process.kg(activity.amount, activity.details, method, library)
     scope = activity.scope or process.scope
-    return ActivityCarbon(scope, 0.0, removed_kg=kg) if process.apart else ActivityCarbon(scope, kg)
+    if process.apart:
+        return ActivityCarbon(scope, 0.0, removed_kg=kg)
+    if process.heat_gj is None:
+        return ActivityCarbon(scope, kg)
+    heat_kwh = process.heat_gj(activity.amount, activity.details, library) / GJ_PER_KWH
+    return ActivityCarbon(scope, kg, carrier="heat", energy_kwh=heat_kwh)
 
 
 def spread_over(entry: Entry, spread: Spread, start_ns: int, end_ns: int) -> float:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from zoneinfo import ZoneInfo
 
 import orjson
@@ -85,6 +85,7 @@ class ActivityRow(PeriodRow):
     use: Text = ""
     scope: Annotated[int, Field(ge=1, le=3)] | None = None
     category: Annotated[int, Field(ge=1, le=6)] | None = None
+    carrier: Literal["", "electricity", "heat", "steam", "cooling"] = ""
     details: dict[str, Any] = Field(default_factory=dict)
     spread: Spread = Spread.EVEN
     uncertainty_pct: Percent | None = None
@@ -269,6 +270,7 @@ def _activity(row: ActivityRow, context: Context) -> NewEntry:
         use=row.use,
         scope=row.scope,
         category=row.category,
+        carrier=row.carrier,
         details=row.details,
         spread=row.spread,
         uncertainty=None if row.uncertainty_pct is None else row.uncertainty_pct / 100,

@@ -27,6 +27,7 @@ class Process:
         unit: What the activity's amount counts in.
         needs: Names of the numbers it cannot do without; may: those it takes.
         kg: kgCO2e from (amount, details, method set, library).
+        heat_gj: Purchased heat in an amount, from (amount, details, library); None: the process is no energy.
         apart: CO2 that did not reach the air: shown as removed, never subtracted from the gross figure.
         source: Document the formula is from.
     """
@@ -37,6 +38,7 @@ class Process:
     kg: Callable[[float, Details, MethodSet, FactorLibrary], float]
     source: str
     scope: Scope = Scope.DIRECT
+    heat_gj: Callable[[float, Details, FactorLibrary], float] | None = None
     apart: bool = False
 
 
@@ -65,6 +67,21 @@ _ANODE = _named("net_anode_t_per_t", "sulphur", "ash")
 _EFFECT = _named("cf4_kg_per_t", "c2f6_kg_per_t")
 _DESTROYED = _named("factor_kg_per_t", "destruction", "in_use")
 _ETCH = _named("heel", "used", "abated", "abatement")
+
+
+def _steam_gj(amount: float, details: Details, library: FactorLibrary) -> float:
+    return accounting.steam_heat_gj(
+        amount,
+        float(details["enthalpy_kj_per_kg"]),
+        library,
+        float(details.get("condensate_t", 0.0)),
+        float(details.get("condensate_c", 20.0)),
+    )
+
+
+def _hot_water_gj(amount: float, details: Details, library: FactorLibrary) -> float:
+    return accounting.hot_water_gj(amount, float(details["temperature_c"]), library)
+
 
 PROCESSES: Mapping[str, Process] = {
     "fuel-heat": Process(
@@ -177,30 +194,22 @@ PROCESSES: Mapping[str, Process] = {
         ("enthalpy_kj_per_kg",),
         ("condensate_t", "condensate_c", "factor"),
         lambda amount, d, _, library: accounting.heat_kgco2(
-            accounting.steam_heat_gj(
-                amount,
-                float(d["enthalpy_kj_per_kg"]),
-                library,
-                float(d.get("condensate_t", 0.0)),
-                float(d.get("condensate_c", 20.0)),
-            ),
-            library,
-            str(d.get("factor", "heat:heat_cn")),
+            _steam_gj(amount, d, library), library, str(d.get("factor", "heat:heat_cn"))
         ),
         "GB/T 32151, purchased heat (C18)",
         Scope.ENERGY_INDIRECT,
+        _steam_gj,
     ),
     "hot-water": Process(
         "t",
         ("temperature_c",),
         ("factor",),
         lambda amount, d, _, library: accounting.heat_kgco2(
-            accounting.hot_water_gj(amount, float(d["temperature_c"]), library),
-            library,
-            str(d.get("factor", "heat:heat_cn")),
+            _hot_water_gj(amount, d, library), library, str(d.get("factor", "heat:heat_cn"))
         ),
         "GB/T 32151, purchased heat (C18)",
         Scope.ENERGY_INDIRECT,
+        _hot_water_gj,
     ),
     "co2-transferred": Process(
         "kg",

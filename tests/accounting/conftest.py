@@ -162,7 +162,7 @@ async def office(databases: Any, computed: str, plant: Plant) -> AsyncIterator[O
         library=lambda: registers.library,
         registers=lambda: registers,
         factors_changed=factors_changed,
-        footprints=FootprintBook(plant, store, registers).of,
+        footprints=FootprintBook(plant, store, registers, clock.now_ns).of,
         counter_ledger=partial(counter_ledger, pipeline.history.current, store),
         event_changed=event_changed,
         boot="b",

@@ -189,6 +189,27 @@ async def test_processes_by_their_own_formula(office: Any, row: dict[str, Any], 
     assert line["total_kgco2e"] == pytest.approx(kg, rel=1e-4)
 
 
+async def test_bought_heat_and_power_are_energy_of_the_plant_too(office: Any) -> None:
+    """GB/T 2589: a GJ of heat is 34.12 kgce, a kWh of electricity 0.1229 kgce, metered or on an invoice."""
+    before_kwh = await indicator(office, "energy")
+    before_tce = await indicator(office, "energy_tce", "calorific")
+    heat = {"kind": "factor", "subject": "heat:heat_cn", "amount": 100, "unit": "GJ"}
+    power = {"kind": "factor", "subject": "grid_cn:CN-CQ:average", "amount": 2000, "unit": "kWh"}
+    water = {
+        "kind": "process",
+        "subject": "hot-water",
+        "amount": 100,
+        "unit": "t",
+        "details": {"temperature_c": 70},
+    }
+    await approved(office, "/v1/activities", [{"period": "2026-09", **row} for row in (heat, power, water)])
+
+    heat_gj = 100 + 20.934  # T3: 100 t of water at 70 degC
+    assert await indicator(office, "energy") - before_kwh == pytest.approx(heat_gj / 0.0036 + 2000)
+    more_tce = await indicator(office, "energy_tce", "calorific") - before_tce
+    assert more_tce == pytest.approx(heat_gj * 0.03412 + 0.2458, rel=1e-4)
+
+
 async def test_co2_handed_over_stands_apart_and_needs_its_record(office: Any) -> None:
     handed = {
         "kind": "process",

@@ -7,8 +7,16 @@ from dataclasses import replace
 import pytest
 
 from core.carbon.factors import FactorLibrary
-from core.carbon.green_power import GreenPower
-from core.carbon.indicators import Indicator, PeriodSums, energy_tce, indicators, thresholds, trajectory
+from core.carbon.green_power import GreenPower, non_fossil
+from core.carbon.indicators import (
+    Indicator,
+    PeriodSums,
+    energy_tce,
+    green_power_of,
+    indicators,
+    thresholds,
+    trajectory,
+)
 from core.carbon.method import TceBasis
 
 GRID_ONLY = PeriodSums(
@@ -164,3 +172,19 @@ def test_a_provinces_thresholds_are_data_with_a_source(library: FactorLibrary) -
     ]
     assert library.row(asked[0].row_id).source == "Hunan zero-carbon factory indicators"
     assert thresholds("hunan-zero-carbon-factory", "electrification", library) == ()
+
+
+def test_sold_certificates_are_those_of_the_exported_power_first(library: FactorLibrary) -> None:
+    """100 made, 40 sold on: certificates of 50 cost the claim of 10, those of 500 the claim of all 60 used."""
+
+    def claim_lost_kwh(sold_kwh: float) -> float:
+        sums = replace(
+            GRID_ONLY,
+            own_kwh={"electricity": 100.0},
+            exported_kwh={"electricity": 40.0},
+            power=GreenPower(grid_offtake_kwh=0.0, own_certificates_sold_kwh=sold_kwh),
+        )
+        assert by_name(sums, library)  # the period still has its indicators
+        return non_fossil(green_power_of(sums)).claim_lost_kwh
+
+    assert [claim_lost_kwh(sold) for sold in (0.0, 40.0, 50.0, 500.0)] == [0.0, 0.0, 10.0, 60.0]
