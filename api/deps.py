@@ -19,7 +19,7 @@ from core.energy.register import MeterEvent
 from core.explain import Explanations
 from core.footprint import Footprints
 from core.health import Health
-from core.inventory import Inventory
+from core.inventory import Inventories
 from core.ledger import LedgerDay
 from core.plant.model import Plant
 from core.reconciliation import ReconciledEdge
@@ -50,7 +50,7 @@ class Services:
         devices: Gives each device's state by device id; empty where no collector runs in this process.
         live: Gives the newest live picture, None before the first.
         indicators: Computes the indicators of [start_ns, end_ns) by one method set.
-        inventory: Makes the inventory of [start_ns, end_ns) by one method set.
+        inventories: Gives what makes inventories, of now or of a past known time.
         green_ledger: A period's sums and its ledger of non-fossil electricity by one method set.
         green_hours: That ledger by the hour.
         counter_ledger: A register's days over [start_ns, end_ns).
@@ -74,7 +74,7 @@ class Services:
     devices: Callable[[], Mapping[str, DeviceView]]
     live: Callable[[], LiveUpdate | None]
     indicators: Callable[[int, int, str], Awaitable[Sequence[Mapping[str, object]]]]
-    inventory: Callable[[int, int, str], Awaitable[Inventory]]
+    inventories: Callable[[], Inventories]
     green_ledger: Callable[[int, int, str], Awaitable[tuple[PeriodSums, NonFossil]]]
     green_hours: Callable[[int, int, str], Awaitable[Sequence[Mapping[str, object]]]]
     counter_ledger: Callable[[str, int, int], Awaitable[Sequence[LedgerDay]]]

@@ -13,7 +13,7 @@ Standard, chapter 9; Scope 2 Guidance 7.1 (both bases side by side).
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -38,7 +38,8 @@ from core.registers.shelf import Registers
 from core.results import SITE, Basis, Scope
 from core.samples import Floats, Times
 from core.store.bucket import bucket_edges
-from core.store.seam import Series, Store
+from core.store.seam import Figures, Series, Store
+from core.then import FactorsUsed, FiguresThen
 
 CATEGORIES = {
     1: Label("直接排放与清除", "Direct emissions and removals"),
@@ -216,25 +217,32 @@ class Inventory:
         return _uncertainty(self.terms(basis, *scopes))
 
 
-FactorsUsed = Callable[[int, int, str], Awaitable[Mapping[tuple[str, str], tuple[str, ...]]]]
-
-
 class Inventories:
     """Makes the inventory of one plant.
 
     Args:
-        factors_used: Ids of the factor rows by (source node, basis) that stored results of [start, end) by a
-            method set stand on.
+        factors_used: What stored results stand on.
     """
 
     def __init__(
         self, plant: Plant, store: Store, periods: Periods, registers: Registers, factors_used: FactorsUsed
     ) -> None:
         self._plant = plant
-        self._store = store
+        self._kept = store
+        self._used = factors_used
+        self._store: Figures = store
         self._periods = periods
         self._registers = registers
-        self._factors_used = factors_used
+        self._then: FiguresThen | None = None
+
+    def known_at(self, known_at_ns: int) -> Inventories:
+        """The same of what was known at a past time: of closed days as they were sealed, entries as they stood."""
+        then = FiguresThen(self._kept, self._plant.zone, known_at_ns, self._used)
+        registers = self._registers.known_at(known_at_ns)
+        periods = Periods(self._plant, then, self._library, registers)
+        made = Inventories(self._plant, self._kept, periods, registers, self._used)
+        made._store = made._then = then
+        return made
 
     @property
     def _library(self) -> FactorLibrary:
@@ -289,6 +297,13 @@ class Inventories:
             known["emissions_total", basis] = made.uncertainty(basis, 1, 2)
         known = {key: share for key, share in known.items() if math.isfinite(share)}
         return [{**row, "uncertainty": known.get((row["indicator"], row["basis"]))} for row in rows]
+
+    async def _factors_used(
+        self, start_ns: int, end_ns: int, method_set_id: str
+    ) -> Mapping[tuple[str, str], tuple[str, ...]]:
+        if self._then is not None:
+            return await self._then.factors_used(start_ns, end_ns, method_set_id)
+        return await self._used(start_ns, end_ns, method_set_id, None)
 
     async def _activities(self, start_ns: int, end_ns: int, method: MethodSet, month_ns: Times) -> list[Line]:
         """What people wrote down, one line a subject, laid over the months by its own rule."""

@@ -9,11 +9,11 @@ from core.plant.model import Plant, Product
 from core.quality import is_bad
 from core.results import HOUR_NS
 from core.samples import NS_PER_S, Floats, Times
-from core.store.seam import Store
+from core.store.seam import Figures
 
 
 async def counted_output(
-    plant: Plant, store: Store, product: Product, start_ns: int, end_ns: int
+    plant: Plant, store: Figures, product: Product, start_ns: int, end_ns: int
 ) -> tuple[Times, Floats]:
     """Starts of the hours that [start, end) touches and what the product's counter moved in each, shape (H,).
 

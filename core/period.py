@@ -23,7 +23,7 @@ from core.registers.production import added_value_cny, output
 from core.registers.shelf import Registers
 from core.results import HOUR_NS, SITE, Basis, Scope
 from core.samples import Floats
-from core.store.seam import Series, Store
+from core.store.seam import Figures, Series
 
 _DAY_NS = 24 * HOUR_NS
 RESIDUAL = "excluding_traded_renewables"
@@ -33,7 +33,7 @@ class Periods:
     """Answers `/v1/indicators` and the green electricity ledger for one plant."""
 
     def __init__(
-        self, plant: Plant, store: Store, library: FactorLibrary, registers: Registers | None = None
+        self, plant: Plant, store: Figures, library: FactorLibrary, registers: Registers | None = None
     ) -> None:
         self._plant = plant
         self._store = store

@@ -76,6 +76,11 @@ class _Table:
     present: npt.NDArray[np.bool_]  # shape (rows, H)
 
 
+def whole_hours(start_ns: int, end_ns: int) -> tuple[int, int]:
+    """The UTC hours that begin in [start, end): results are kept by the hour, also where a zone is half an hour off."""
+    return -(-start_ns // HOUR_NS) * HOUR_NS, -(-end_ns // HOUR_NS) * HOUR_NS
+
+
 def hour_digests(result: WindowResult) -> dict[int, bytes]:
     """SHA-256 of each hour that has figures, by the hour's start."""
     per_hour = HOUR_NS // result.base_ns

@@ -25,7 +25,7 @@ from core.history import History, Known
 from core.inventory import fuel_of
 from core.pipeline import computed
 from core.results import HOUR_NS
-from core.seal import Seal, day_digest, first_difference, hour_digests, month_digest
+from core.seal import Seal, day_digest, first_difference, hour_digests, month_digest, whole_hours
 from core.store.seam import Stocks, Store
 
 log = logging.getLogger(__name__)
@@ -282,11 +282,6 @@ def span_of(label: str, zone: ZoneInfo) -> tuple[int, int]:
         raise BadRequest(f"{label!r} is no day such as 2026-10-05 and no month such as 2026-10") from None
     start, end = (datetime(day.year, day.month, day.day, tzinfo=zone) for day in (first, last))
     return time_ns_of(start), time_ns_of(end)
-
-
-def whole_hours(start_ns: int, end_ns: int) -> tuple[int, int]:
-    """The UTC hours that begin in [start, end): results are kept by the hour, also where a zone is half an hour off."""
-    return -(-start_ns // HOUR_NS) * HOUR_NS, -(-end_ns // HOUR_NS) * HOUR_NS
 
 
 def factors_said(ids: set[str], engines: list[Engine]) -> dict[str, object]:

@@ -201,7 +201,7 @@ class Site:
             devices=self._collectors.devices,
             live=lambda: self._newest_live,
             indicators=lambda *asked: self._inventories.indicators(*asked),
-            inventory=lambda *asked: self._inventories.of(*asked),
+            inventories=lambda: self._inventories,
             green_ledger=lambda *asked: self._periods.ledger(*asked),
             green_hours=lambda *asked: self._periods.by_hour(*asked),
             counter_ledger=self._counter_ledger,

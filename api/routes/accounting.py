@@ -189,7 +189,7 @@ async def compare(
     """Why emissions differ from an earlier period: by more or less energy, and by another factor, line by line."""
     method = asked_method_set(plant, method_set)
     spans = [period_span(plant, name) for name in (period, against)]
-    after, before = [await services.inventory(span.start_ns, span.end_ns, method) for span in spans]
+    after, before = [await services.inventories().of(span.start_ns, span.end_ns, method) for span in spans]
     lines = [
         {
             "line": change.line,
@@ -270,7 +270,7 @@ async def uncertainty(
 ) -> Response:
     """The inventory's uncertainty by error propagation and by Monte Carlo (2006 IPCC Guidelines, 1, chapter 3)."""
     span = period_span(plant, period)
-    made = await services.inventory(span.start_ns, span.end_ns, asked_method_set(plant, method_set))
+    made = await services.inventories().of(span.start_ns, span.end_ns, asked_method_set(plant, method_set))
     terms = made.terms(basis)
     drawn = await asyncio.to_thread(monte_carlo, terms, trials=trials, seed=seed)
     return Json(

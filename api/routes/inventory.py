@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from api.answer import Json, LabelRow, number, times
 from api.deps import InPlant, InServices
-from api.routes.series import MethodSet, asked_method_set
+from api.routes.series import KnownAt, MethodSet, asked_method_set, inventories_at
 from api.table import InMedia, Sheet, download
 from api.window import period_span
 from core.carbon.factor_row import FactorRow
@@ -85,6 +85,7 @@ class InventoryAnswer(BaseModel):
     factors: list[FactorUseRow]
     exclusions: list[dict[str, Any]]
     uncertainty_not_stated: list[str]
+    known_at: str | None
 
 
 @router.get("/inventory", response_model=InventoryAnswer)
@@ -94,13 +95,15 @@ async def inventory(
     period: Period,
     media: InMedia,
     method_set: MethodSet = None,
+    known_at: KnownAt = None,
 ) -> Response:
     """Scopes and ISO 14064-1 categories by month and basis, with the factors in use. CSV and XLSX on request."""
     span = period_span(plant, period)
-    made = await services.inventory(span.start_ns, span.end_ns, asked_method_set(plant, method_set))
+    books = inventories_at(services, known_at)
+    made = await books.of(span.start_ns, span.end_ns, asked_method_set(plant, method_set))
     library = services.library()
     rows = {row: library.row(row) for row in made.factors}
-    answer = _answer(plant, period, made, rows)
+    answer = _answer(plant, period, made, rows) | {"known_at": known_at}
     if media is not None:
         return download(media, f"inventory-{plant.id}-{period}", lambda: _sheets(answer))
     return Json(answer)

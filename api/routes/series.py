@@ -9,10 +9,11 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from api.answer import BalanceRow, EmissionRow, EnergyRow, IndicatorRow, IntensityRow, Json, times
-from api.deps import InPlant, InServices
+from api.deps import InPlant, InServices, Services
 from api.table import InMedia, Sheet, download
-from api.window import InBucketedSpan, known, period_span
+from api.window import InBucketedSpan, known, moment_ns, period_span
 from core.errors import BadRequest
+from core.inventory import Inventories
 from core.plant.model import Plant
 from core.results import SITE, Basis, Scope
 from core.store.seam import Series
@@ -24,6 +25,9 @@ Nodes = Annotated[
     list[str], Query(alias="node", description="Node id or `site`; all nodes where none is given.")
 ]
 InBasis = Annotated[Basis, Query(description="Location- or market-based.")]
+KnownAt = Annotated[
+    str | None, Query(description="RFC 3339: closed days as they stood then, entries as they counted then.")
+]
 MethodSet = Annotated[str | None, Query(description="Default: the plant's first.")]
 
 
@@ -88,15 +92,24 @@ async def indicators(
     ],
     media: InMedia,
     method_set: MethodSet = None,
+    known_at: KnownAt = None,
 ) -> Response:
     """Indicators of a period; amounts of emissions with half their relative 95 % interval. CSV and XLSX on request."""
     span = period_span(plant, period)
-    rows = await services.indicators(span.start_ns, span.end_ns, asked_method_set(plant, method_set))
+    asked = (span.start_ns, span.end_ns, asked_method_set(plant, method_set))
+    made = services.indicators if known_at is None else inventories_at(services, known_at).indicators
+    rows = await made(*asked)
     if media:
         columns = list(rows[0]) if rows else ["indicator"]
         sheet = Sheet("indicators", columns, [[row[column] for column in columns] for row in rows])
         return download(media, f"indicators-{plant.id}-{period}", lambda: [sheet])
     return Json(rows)
+
+
+def inventories_at(services: Services, known_at: str | None) -> Inventories:
+    """What makes inventories, of now or of a past known time."""
+    now = services.inventories()
+    return now if known_at is None else now.known_at(moment_ns("known_at", known_at))
 
 
 def _node_names(plant: Plant) -> list[str]:

@@ -114,10 +114,15 @@ class Entry:
 
 
 class Book:
-    """The entries of one plant, in its database."""
+    """The entries of one plant, in its database.
 
-    def __init__(self, pool: asyncpg.Pool[Any]) -> None:
+    Args:
+        known_at_ns: `counted` answers as it would have at that time; None: now.
+    """
+
+    def __init__(self, pool: asyncpg.Pool[Any], known_at_ns: int | None = None) -> None:
         self._pool = pool
+        self._known_at_ns = known_at_ns
 
     async def add(self, register: Register, entries: Sequence[NewEntry], who: str, at_ns: int) -> list[int]:
         """Write entries down, all or none; their numbers.
@@ -252,8 +257,20 @@ class Book:
         return [_entry(row) for row in rows]
 
     async def counted(self, register: Register, start_ns: int, end_ns: int) -> list[Entry]:
-        """Entries that touch [start, end) and count."""
-        return await self.entries(register, start_ns, end_ns, state=State.COUNTED)
+        """Entries that touch [start, end) and count, or counted at the book's known time."""
+        if self._known_at_ns is None:
+            return await self.entries(register, start_ns, end_ns, state=State.COUNTED)
+        since = "approved_at" if register.needs_approval else "at"
+        with refusals():
+            rows = await self._pool.fetch(
+                f"{_SELECT} WHERE register = $1 AND end_time > $2 AND start_time < $3 AND {since} <= $4"
+                " AND (withdrawn_at IS NULL OR withdrawn_at > $4) ORDER BY id",
+                register.value,
+                datetime_of(start_ns),
+                datetime_of(end_ns),
+                datetime_of(self._known_at_ns),
+            )
+        return [_entry(row) for row in rows]
 
     async def _change(self, statement: str, *values: object) -> None:
         with refusals():

@@ -30,9 +30,24 @@ class Claims:
     own_sold_kwh: float
 
 
+_CLAIMS = """
+SELECT count(*) FILTER (WHERE state = 'cancelled') AS cancelled,
+       count(*) FILTER (WHERE state = 'sold' AND own) AS own_sold
+FROM {} WHERE starts_with(generated, $1)
+"""
+_THEN = """
+(SELECT DISTINCT ON (e.serial) e.state, c.own, c.generated
+ FROM ecmc.certificate_event AS e JOIN ecmc.certificate AS c USING (serial)
+ WHERE e.at <= $2 ORDER BY e.serial, e.id DESC) AS stood
+"""
+
+
 class CertificateRegister:
-    def __init__(self, pool: asyncpg.Pool[Any]) -> None:
+    """The certificates of one plant; `claims` answers as it would have at `known_at_ns`, None: now."""
+
+    def __init__(self, pool: asyncpg.Pool[Any], known_at_ns: int | None = None) -> None:
         self._pool = pool
+        self._known_at_ns = known_at_ns
 
     async def take(self, events: Sequence[Event], who: str, at_ns: int) -> int:
         """Apply events in their order, all or none; how many.
@@ -78,13 +93,11 @@ class CertificateRegister:
 
     async def claims(self, generated: str) -> Claims:
         """Of a year or month of generation: a certificate counts for when its power was made, never for later."""
+        table, asked = "ecmc.certificate", tuple[object, ...]([generated])
+        if self._known_at_ns is not None:
+            table, asked = _THEN, (generated, datetime_of(self._known_at_ns))
         with refusals():
-            row = await self._pool.fetchrow(
-                "SELECT count(*) FILTER (WHERE state = 'cancelled') AS cancelled,"
-                " count(*) FILTER (WHERE state = 'sold' AND own) AS own_sold"
-                " FROM ecmc.certificate WHERE starts_with(generated, $1)",
-                generated,
-            )
+            row = await self._pool.fetchrow(_CLAIMS.format(table), *asked)
         assert row is not None
         return Claims(row["cancelled"] * KWH_PER_CERTIFICATE, row["own_sold"] * KWH_PER_CERTIFICATE)
 

@@ -20,14 +20,27 @@ from core.registers.own_factor import factor_rows
 class Registers:
     """The book, the certificates and the factors of one plant's database."""
 
-    def __init__(self, pool: asyncpg.Pool[Any], plant: Plant, library: FactorLibrary) -> None:
+    def __init__(
+        self,
+        pool: asyncpg.Pool[Any],
+        plant: Plant,
+        library: FactorLibrary,
+        known_at_ns: int | None = None,
+    ) -> None:
+        self._pool = pool
         self.plant = plant
-        self.book = Book(pool)
-        self.certificates = CertificateRegister(pool)
+        self.book = Book(pool, known_at_ns)
+        self.certificates = CertificateRegister(pool, known_at_ns)
         self.evidence = EvidenceShelf(pool)
         self.meter_events = MeterEvents(pool)
         self._tables = library
         self.library = library
+
+    def known_at(self, known_at_ns: int) -> Registers:
+        """What counted at a past time; for reading."""
+        then = Registers(self._pool, self.plant, self._tables, known_at_ns)
+        then.library = self.library
+        return then
 
     async def load(self) -> FactorLibrary:
         """Read the approved factors; the library that holds them, beside the tables, is `library` from here on."""

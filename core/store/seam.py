@@ -177,6 +177,20 @@ class Series:
     flows: tuple[Flow, ...] = ()
 
 
+class Figures(Protocol):
+    """What a period's accounts are made from: those of now (`Store`), or those of a past time (`core.then`)."""
+
+    async def readings(
+        self, points: Sequence[str], start_ns: int, end_ns: int, step_spread_ns: int
+    ) -> SampleBatch: ...
+
+    async def energy(self, edge: Sequence[str], start_ns: int, end_ns: int, bucket: Bucket) -> Series: ...
+
+    async def emissions(
+        self, node: Sequence[str], start_ns: int, end_ns: int, bucket: Bucket, basis: str, method_set: str
+    ) -> Series: ...
+
+
 class Store(Protocol):
     async def close(self) -> None: ...
 

@@ -156,7 +156,7 @@ async def office(databases: Any, computed: str, plant: Plant) -> AsyncIterator[O
         devices=dict,
         live=lambda: None,
         indicators=inventories.indicators,
-        inventory=inventories.of,
+        inventories=lambda: inventories,
         green_ledger=periods.ledger,
         green_hours=periods.by_hour,
         library=lambda: registers.library,

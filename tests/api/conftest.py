@@ -20,11 +20,9 @@ from api.server import bind, serve
 from core.alerts import Alarms, AlertEvent
 from core.bus import LiveNode, LiveUpdate, LocalBus
 from core.carbon.factors import FactorLibrary
-from core.carbon.method import method_set as method_set_of
 from core.clock import parse_rfc3339
 from core.errors import StoreUnavailable
 from core.health import Health, Status
-from core.inventory import Inventory
 from core.plant.model import (
     AlertKind,
     AlertRule,
@@ -221,9 +219,6 @@ class World:
             hours = (end_ns - start_ns) / NS_PER_S / 3600
             return [{"indicator": "hours", "value": hours, "unit": "h", "method_set": method_set}]
 
-        async def inventory(start_ns: int, end_ns: int, method_set: str) -> Inventory:
-            return Inventory(start_ns, end_ns, method_set_of(method_set), np.array([start_ns]), (), ())
-
         return Services(
             plant=lambda: self.plant,
             store=self.store,  # type: ignore[arg-type]
@@ -234,7 +229,7 @@ class World:
             devices=lambda: self.devices,
             live=lambda: self.live,
             indicators=indicators,
-            inventory=inventory,
+            inventories=None,  # type: ignore[arg-type]
             green_ledger=None,  # type: ignore[arg-type]  # what people keep is asked of a real store, in tests/registers
             green_hours=None,  # type: ignore[arg-type]
             library=FactorLibrary.shipped,

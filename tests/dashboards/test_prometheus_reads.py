@@ -112,7 +112,7 @@ async def services(filled: str, plant: Plant) -> AsyncIterator[Services]:
         devices=dict,
         live=lambda: live,
         indicators=indicators,
-        inventory=None,  # type: ignore[arg-type]  # no board asks for these
+        inventories=None,  # type: ignore[arg-type]  # no board asks for these
         green_ledger=None,  # type: ignore[arg-type]
         green_hours=None,  # type: ignore[arg-type]
         library=FactorLibrary.shipped,
