@@ -28,7 +28,9 @@ async def factors_used(
     """
     with refusals():
         rows = await pool.fetch(
-            _USED.format(source("run", revision)), datetime_of(start_ns), datetime_of(end_ns)
+            _USED.format(source("run", None if revision is None else str(revision))),
+            datetime_of(start_ns),
+            datetime_of(end_ns),
         )
     used: dict[tuple[str, str], dict[str, None]] = {}
     for row in rows:

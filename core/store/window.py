@@ -27,7 +27,7 @@ _ENERGY = ("energy_kwh", "covered", "estimated_kwh", "mark")
 _NODE = ("in_kwh", "out_kwh", "residual_kwh", "through_kwh", "covered")
 _EMISSION = ("emissions_kg", "through_kg")
 _COLUMNS = {
-    "run": "hour, known_at, plant_fingerprint, reason, conservation_error, computed",
+    "run": "hour, known_at, plant_fingerprint, reason, conservation_error, computed, factor_ids",
     "energy_block": ", ".join(("edge_id", "hour", *_ENERGY)),
     "node_block": ", ".join(("node_id", "hour", *_NODE)),
     "emission_block": ", ".join(("node_id", "flow_id", "hour", *_EMISSION)),

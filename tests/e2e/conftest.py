@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -95,8 +96,14 @@ class Ecmc:
 
     def get(self, path: str, **query: Any) -> Any:
         text = urllib.parse.urlencode({k: v for k, v in query.items() if v is not None}, doseq=True)
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}?{text}", timeout=10) as answer:
-            return json.load(answer)
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}?{text}", timeout=10) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as why:
+            body = why.read()
+            why.fp = io.BytesIO(body)
+            why.add_note(body.decode())  # what the server said, where a test did not expect it
+            raise
 
     def post(self, path: str, body: Any, **query: Any) -> Any:
         text = urllib.parse.urlencode(query)
