@@ -101,9 +101,9 @@ class Ecmc:
                 return json.load(answer)
         except urllib.error.HTTPError as why:
             body = why.read()
-            why.fp = io.BytesIO(body)
-            why.add_note(body.decode())  # what the server said, where a test did not expect it
-            raise
+            told = urllib.error.HTTPError(why.url, why.code, why.msg, why.hdrs, io.BytesIO(body))
+            told.add_note(body.decode())  # what the server said, where a test did not expect it
+            raise told from None
 
     def post(self, path: str, body: Any, **query: Any) -> Any:
         text = urllib.parse.urlencode(query)
