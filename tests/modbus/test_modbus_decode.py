@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import struct
+from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from modbus_field import source
 
@@ -91,10 +92,17 @@ def test_the_four_orders_of_a_float_by_their_letters() -> None:
     assert values == [pytest.approx(123.456, rel=1e-6)] * 4
 
 
-def test_a_counter_of_64_bits_keeps_every_count_a_float_can_hold() -> None:
-    value, _ = decoded(struct.pack(">Q", 2**53 - 1), source(0, "uint64"))
+@given(st.integers(-(2**63), 2**64 - 1), st.sampled_from([1, 10, 100, 1000, 1_000_000]))
+@example(2**53 - 1, 1)
+@example(2**53 + 3, 10)  # rounded before it is scaled, 1/8 too much
+@example(2**64 - 1, 1000)
+@example(-(2**63), 100)
+def test_a_count_of_64_bits_is_the_nearest_number_to_what_was_counted(count: int, divide: int) -> None:
+    type_, wire = ("int64", struct.pack(">q", count)) if count < 0 else ("uint64", struct.pack(">Q", count))
 
-    assert value == 9_007_199_254_740_991
+    value, status = decoded(wire, source(0, type_, scale=1 / divide))
+
+    assert (value, status) == (float(Fraction(count, divide)), quality.GOOD)
 
 
 def test_a_decimal_scale_gives_the_number_on_the_meters_display() -> None:

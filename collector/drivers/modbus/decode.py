@@ -7,7 +7,9 @@ so byte and word order cost nothing at run time. Values are never touched one by
 one in Python.
 
 A scale such as 0.1 is applied as a division by 10, which is what the meter's
-display does: 2301 becomes 230.1 and not 230.10000000000002.
+display does: 2301 becomes 230.1 and not 230.10000000000002. A count of 64 bits
+is scaled as the whole number it is, so that it is rounded once, to the nearest
+value the column can hold, and never before.
 """
 
 from __future__ import annotations
@@ -52,6 +54,8 @@ _KIND_OF_TYPE: Final = {
     "bit": "bit",
 }
 _WIDTH: Final = {"u2": 2, "i2": 2, "u4": 4, "i4": 4, "u8": 8, "i8": 8, "f4": 4, "f8": 8, "bcd": 8, "bit": 2}
+_WIDE: Final = ("u8", "i8")
+_EXACT: Final = 2**53  # every whole number up to here is a float64
 _PLACE_VALUES: Final = 100 ** np.arange(7, -1, -1, dtype=np.int64)
 _POWERS: Final = 10.0 ** np.arange(MAX_POWER + 1)
 
@@ -82,11 +86,15 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class _Gather:
-    """The values of one data type: byte positions (n, width), and raw patterns that mean "not available"."""
+    """The values of one data type: byte positions (n, width), and raw patterns that mean "not available".
+
+    `scales` (n, 2), multiply and divide, stands here for wide integers only; the columns leave theirs to the gather.
+    """
 
     kind: str
     index: Positions
     shift: npt.NDArray[np.uint16]
+    scales: Floats
     invalid_row: Positions
     invalid_raw: npt.NDArray[np.uint64]
 
@@ -96,6 +104,7 @@ class _Gather:
             self.kind,
             self.index[chosen],
             self.shift[chosen],
+            self.scales[chosen] if self.scales.size else self.scales,
             _renumbered(self.invalid_row[invalid], chosen),
             self.invalid_raw[invalid],
         )
@@ -252,7 +261,7 @@ class DecodePlan:
 
 
 def _columns_of(readings: Sequence[Reading]) -> _Columns:
-    scales = [_ratio(one.source.scale) for one in readings]
+    scales = [(1.0, 1.0) if kind_of(one.source) in _WIDE else _ratio(one.source.scale) for one in readings]
     powers = [(row, one.scale_position) for row, one in enumerate(readings) if one.scale_position is not None]
     invalid = [(row, number) for row, one in enumerate(readings) for number in one.invalid_values]
     return _Columns(
@@ -295,6 +304,7 @@ def _gather_of(kind: str, readings: Sequence[Reading]) -> _Gather:
         kind,
         index,
         shift,
+        np.array([_ratio(one.source.scale) for one in readings if kind in _WIDE]).reshape(-1, 2),
         np.array([row for row, _ in invalid], dtype=np.intp),
         np.array([raw for _, raw in invalid], dtype=np.uint64),
     )
@@ -311,6 +321,8 @@ def _gather(image: Bytes, gather: _Gather, value: Floats, status: Statuses) -> N
         status[wrong] = BAD_DECODING_ERROR
     elif gather.kind == "bit":
         value[:] = (raw.view(">u2")[:, 0] >> gather.shift) & 1
+    elif gather.kind in _WIDE:
+        _scale_wide(raw.view(f">{gather.kind}")[:, 0], gather.scales, value)
     else:
         value[:] = raw.view(f">{gather.kind}")[:, 0]
     if gather.invalid_row.size:
@@ -318,6 +330,15 @@ def _gather(image: Bytes, gather: _Gather, value: Floats, status: Statuses) -> N
         hit = gather.invalid_row[seen == gather.invalid_raw]
         value[hit] = np.nan
         status[hit] = BAD_SENSOR_FAILURE
+
+
+def _scale_wide(counts: npt.NDArray[np.int64 | np.uint64], scales: Floats, value: Floats) -> None:
+    value[:] = counts
+    value *= scales[:, 0]
+    value /= scales[:, 1]
+    for row in np.flatnonzero((counts > _EXACT) | (counts < -_EXACT)):  # no meter's register, in a lifetime
+        multiply, divide = map(Fraction, scales[row].tolist())
+        value[row] = float(int(counts[row]) * multiply / divide)
 
 
 def _apply_powers(image: Bytes, columns: _Columns, value: Floats) -> None:
