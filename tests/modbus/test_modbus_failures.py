@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import random
 from collections import Counter
 
 import pytest
@@ -16,6 +17,7 @@ from modbus_field import (
     point,
     read_for,
     read_until,
+    rows,
     source,
     statuses,
     values,
@@ -621,3 +623,58 @@ async def test_on_a_serial_line_a_late_answer_is_not_taken_for_the_next_devices_
     assert set(good(samples, "a")) == {10}
     assert set(good(samples, "b")) == {210}
     assert pauses >= 1
+
+
+async def test_a_device_out_of_its_mind_never_gets_a_wrong_value_taken_for_good(
+    device: FieldDevice, client: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every register holds its own address; answers are right, cut, swapped, doubled, refused or missing by chance."""
+    monkeypatch.setattr("collector.schedule.PROBE_FIRST_NS", NS_PER_S // 50)
+    chance = random.Random(7)
+
+    async def out_of_its_mind(request: Request) -> None:
+        right = device.pdu(request)
+        noise = chance.randbytes(chance.randint(1, 12))
+        match chance.randrange(12):
+            case 0:
+                request.send(right[:-2])
+            case 1:
+                request.send(bytes((right[0], right[1] - 2)) + right[2:-2])
+            case 2:
+                request.send(right + noise[:2])
+            case 3:
+                request.refuse(chance.choice([1, 2, 3, 4, 6, 10, 11, 200]))
+            case 4:
+                request.send(bytes((request.function ^ 7,)) + right[1:])
+            case 5:
+                request.send(noise)
+            case 6:
+                request.send(bytes((right[0], right[1])) + right[:0:-1][: right[1]], transaction=9999)
+                request.send(right)
+            case 7:
+                request.send(right)
+                request.send(right)
+            case 8:
+                request.writer.write(noise)
+            case 9:
+                request.writer.close()
+            case _:
+                request.send(right)
+
+    device.words = {address: address for address in range(400)}
+    device.answer = out_of_its_mind
+    points = [point(f"r{a}", source(a), period_s=0.02) for a in range(0, 400, 9)]
+    driver = driver_of(plant_of({"m": points}, device.port, client=client, timeout_s=0.05, in_flight=2))
+    samples = []
+
+    async with asyncio.timeout(20):
+        while len(device.requests) < 200:
+            with contextlib.suppress(DeviceUnreachable):
+                async with driver:
+                    while len(device.requests) < 200:
+                        samples += rows(await driver.read())
+
+    taken = [(name, value) for name, _, value, status in samples if status == quality.GOOD]
+    assert len(taken) > 100
+    assert all(name == f"r{value:.0f}" for name, value in taken)
+    assert not [record for record in caplog.records if record.name == "asyncio"]

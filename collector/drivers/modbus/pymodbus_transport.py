@@ -3,8 +3,10 @@
 pymodbus 3.16 is used with these guards: no retries of its own (they would reuse
 the transaction id), no reconnecting of its own (unjittered, up to 300 s), the
 number of registers checked (it hands short answers out as good ones), the
-waiting request failed when the peer closes, and a cancellation that Python
-3.11's `wait_for` loses inside it raised again. RTU frames carry no transaction
+waiting request failed when the peer closes, an answer it cannot make sense of
+failed as one (it raises into the event loop, which closes the link with a
+traceback), and a cancellation that Python 3.11's `wait_for` loses inside it
+raised again. RTU frames carry no transaction
 id, so after an unanswered request the line is left until a late answer can no
 longer be taken for the next one.
 """
@@ -106,6 +108,18 @@ class PymodbusTransport:
                     waiting.set_exception(ConnectionException("connection closed"))
 
         client = self._make(on_change)
+        take: Callable[..., int] = client.ctx.callback_data
+
+        def take_surely(data: bytes, addr: Any = None) -> int:
+            try:
+                return take(data, addr)
+            except Exception as why:
+                waiting: asyncio.Future[Any] = client.ctx.response_future
+                if not waiting.done():
+                    waiting.set_exception(BadReply(str(why)))
+                return len(data)
+
+        client.ctx.callback_data = take_surely
         client.set_max_no_responses(_REPEATED_FAILURES_NEVER_CLOSE)
         if not await _uncancelled(client.connect()):
             raise LinkLost(f"{self._where}: no connection")
@@ -153,6 +167,9 @@ class PymodbusTransport:
             reply = await _uncancelled(asked)
         except ConnectionException as why:
             raise LinkLost(f"{self._where}: {why}") from None
+        except BadReply as why:
+            await self._let_late_answers_pass()
+            raise BadReply(f"{what}: an answer that cannot be decoded: {why}") from None
         except ModbusException:
             if not client.connected:
                 raise LinkLost(f"{self._where}: connection closed") from None
