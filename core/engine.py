@@ -9,8 +9,8 @@ reading and the recomputation of ten years are the same call and the same bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,16 +19,25 @@ from core.carbon.method import MethodSet, combustion_kg_per_kwh, method_set, sco
 from core.carbon.trace import Tracer, TraceResult, distinct_attributes
 from core.energy.medium import WATER_KWH_PER_M3_K, interval_means, steam_kwh_per_kg, water_kwh_per_m3
 from core.energy.network import Network, NetworkEnergy
-from core.energy.register import MeterEvent, Register, Registers, power_energy
+from core.energy.register import (
+    MeterEvent,
+    Register,
+    Registers,
+    decimal_step,
+    power_energy,
+    since_standing,
+)
 from core.errors import BadRequest
-from core.plant.model import Edge, Kind, Node, NodeKind, Origin, Plant, PointMeter, Role
-from core.quality import is_bad
+from core.lookback import WEEK_NS, WEEKS, Columns, Lookback
+from core.plant.model import Edge, GapSpread, Kind, Node, NodeKind, Origin, Plant, PointMeter, Role
 from core.results import HOUR_NS, SITE, Basis, Flow, IntervalEnergy, Mark, Scope, WindowResult
-from core.samples import NS_PER_S, Floats, SampleBatch, Times
+from core.samples import NS_PER_S, Flags, Floats, SampleBatch, Times
 from core.store.seam import Stocks
 from core.units import kwh_per_unit
 
 STEP_SPREAD_NS = HOUR_NS  # a coarse register's step is spread over at most this much idle-looking time
+STANDSTILL_NS = HOUR_NS  # how far back a register that stands still is compared with its power
+_QUANTA = 100  # of the decimal place shown, in an hour without a step: what its true step is nobody said
 _BASES = (Basis.LOCATION, Basis.MARKET)
 
 
@@ -151,7 +160,6 @@ class Engine:
         )
         self._compile_media()
         self._kwh_of_register = [register.kwh_per_unit for register in registers]
-        self._step_kwh = [(register.resolution or 1.0) * register.kwh_per_unit for register in registers]
         self._soc = tuple(
             (i, node.soc, node.capacity_kwh or 0.0)
             for i, node in enumerate(n for n in plant.nodes if n.kind is NodeKind.STORAGE)
@@ -170,6 +178,12 @@ class Engine:
         self.readings_per_hour = max(
             1.0, sum(3600.0 / max(self._period_s(point), 0.1) for point in self.points)
         )
+
+    @property
+    def compared_points(self) -> frozenset[str]:
+        """Registers that are compared with their meter's power, and these powers."""
+        both = [(metered.point, metered.power) for metered in self._by_register if metered.power is not None]
+        return frozenset(point for pair in both for point in pair if point is not None)
 
     def register_of(self, point: str) -> tuple[Register, str | None, float, str]:
         """How a point's register counts, the same meter's power point, kW in one unit of that, and the direction.
@@ -239,7 +253,13 @@ class Engine:
     # -- computing ------------------------------------------------------------
 
     def compute(
-        self, readings: SampleBatch, start_ns: int, end_ns: int, stocks: Stocks | None, known_at_ns: int
+        self,
+        readings: SampleBatch,
+        start_ns: int,
+        end_ns: int,
+        stocks: Stocks | None,
+        known_at_ns: int,
+        earlier: Mapping[int, SampleBatch] | None = None,
     ) -> WindowResult:
         """Results of [start_ns, end_ns), which are aligned to base intervals.
 
@@ -248,13 +268,15 @@ class Engine:
             stocks: What the storages hold at start_ns; None: begin from the reported state of charge, at the
                 purchased electricity's intensity, or from empty.
             known_at_ns: Factors published later do not count.
+            earlier: What the result without it had as `wanted`, by weeks back.
         """
         edges_ns = np.arange(start_ns, end_ns + 1, self.base_ns, dtype=np.int64)
-        columns = _Columns(readings)
-        network = self._network.close(self._measured(columns, edges_ns))
+        columns, before = Columns(readings), Lookback(earlier)
+        network = self._closed(self._measured(columns, edges_ns, before), columns, edges_ns, before)
         soc = self._soc_kwh(columns, edges_ns)
         traced, place = self._traced(start_ns, network, soc, stocks, known_at_ns)
-        return traced.spread(self.flows, place)
+        result = traced.spread(self.flows, place)
+        return replace(result, wanted=before.wanted) if before.wanted else result
 
     def recount(
         self,
@@ -279,9 +301,7 @@ class Engine:
 
     def reported_kwh(self, readings: SampleBatch, start_ns: int, end_ns: int) -> Floats | None:
         """What storages report to hold at each interval's end, shape (S, T); None where none of them reports."""
-        return self._soc_kwh(
-            _Columns(readings), np.arange(start_ns, end_ns + 1, self.base_ns, dtype=np.int64)
-        )
+        return self._soc_kwh(Columns(readings), np.arange(start_ns, end_ns + 1, self.base_ns, dtype=np.int64))
 
     def _traced(
         self,
@@ -389,11 +409,12 @@ class Engine:
         through_kwh[-1] = through_kwh[self._sources].sum(axis=0)
         return _NodeFlows(kg, through_kg, through_kwh)
 
-    def _measured(self, columns: _Columns, edges_ns: Times) -> dict[str, IntervalEnergy]:
+    def _measured(self, columns: Columns, edges_ns: Times, before: Lookback) -> dict[str, IntervalEnergy]:
         """Interval energy of every edge that has a meter."""
         measured: dict[str, IntervalEnergy] = {}
         batch, starts = columns.of([m.point for m in self._by_register])
-        registers = self._registers.energy(batch.time_ns, batch.value, batch.status, starts, edges_ns)
+        shape = self._shape_of_gaps(before) if self.plant.gap_spread is GapSpread.WEEKDAY else None
+        registers = self._registers.energy(batch.time_ns, batch.value, batch.status, starts, edges_ns, shape)
         for row, metered in enumerate(self._by_register):
             energy = IntervalEnergy(
                 registers.energy_kwh[row],
@@ -401,21 +422,121 @@ class Engine:
                 registers.estimated_kwh[row],
                 registers.mark[row],
             )
-            if metered.edge in self._media:
-                energy = self._of_medium(energy, columns, metered.edge, edges_ns)
-            self._mark_frozen(energy, columns, metered, edges_ns, self._step_kwh[row])
-            if metered.power is not None and not np.isfinite(energy.energy_kwh).all():
-                energy = _filled(energy, self._power(columns, metered.power, metered, edges_ns))
-            measured[metered.edge] = energy
+            self._mark_frozen(energy, columns, metered, edges_ns, before)
+            measured[metered.edge] = self._with_medium_and_power(energy, columns, metered, edges_ns)
         for metered in self._by_power:
-            energy = self._power(columns, metered.point, metered, edges_ns)
-            if metered.edge in self._media:
-                energy = self._of_medium(energy, columns, metered.edge, edges_ns)
-            measured[metered.edge] = energy
+            measured[metered.edge] = self._energy_by_power(columns, metered, edges_ns)
         return measured
 
+    def _with_medium_and_power(
+        self, energy: IntervalEnergy, columns: Columns, metered: _Metered, edges_ns: Times
+    ) -> IntervalEnergy:
+        """A register's energy by what its medium held, and by its power where the register says nothing."""
+        if metered.edge in self._media:
+            energy = self._of_medium(energy, columns, metered.edge, edges_ns)
+        if metered.power is not None and not np.isfinite(energy.energy_kwh).all():
+            energy = _filled(energy, self._power(columns, metered.power, metered, edges_ns))
+        return energy
+
+    def _energy_by_power(self, columns: Columns, metered: _Metered, edges_ns: Times) -> IntervalEnergy:
+        energy = self._power(columns, metered.point, metered, edges_ns)
+        if metered.edge in self._media:
+            energy = self._of_medium(energy, columns, metered.edge, edges_ns)
+        return energy
+
+    # -- silence --------------------------------------------------------------------------------------------
+
+    def _closed(
+        self, measured: dict[str, IntervalEnergy], columns: Columns, edges_ns: Times, before: Lookback
+    ) -> NetworkEnergy:
+        """The network, with what silent edges usually carry where neither meters nor balances tell.
+
+        A meter is silent after its gap time without a reading, while others speak; one that never spoke is not.
+        """
+        network = self._network.close(measured)
+        kwh = network.energy.energy_kwh
+        if not np.isnan(kwh).any():
+            return network
+        spoken = np.any([np.isfinite(energy.energy_kwh) for energy in measured.values()], axis=0)
+        usual = np.full(kwh.shape, np.nan)
+        silent = np.zeros(kwh.shape, dtype=np.bool_)
+        row_of = {name: row for row, name in enumerate(self.edge_names)}
+        for metered in (*self._by_register, *self._by_power):
+            row = row_of[metered.edge]
+            missing = np.isnan(kwh[row]) & spoken
+            if missing.any():
+                silent[row] = missing & self._has_fallen_silent(columns, metered, edges_ns)
+                if silent[row].any():
+                    usual[row] = self._usual_kwh(metered, int(edges_ns[0]), int(edges_ns[-1]), before)
+        if not silent.any():
+            return network
+        usual[~silent] = np.nan
+        if not np.isnan(usual).all():
+            network = self._network.close(measured, usual)
+        network.energy.mark[silent] |= Mark.SILENT
+        return network
+
+    def _has_fallen_silent(self, columns: Columns, metered: _Metered, edges_ns: Times) -> Flags:
+        """Where by an interval's end an edge's meter has been silent for longer than its gap time; shape (T,)."""
+        silent = np.ones(edges_ns.size - 1, dtype=np.bool_)
+        spoke = np.zeros(edges_ns.size - 1, dtype=np.bool_)
+        for point in (metered.point, metered.power):
+            if point is None:
+                continue
+            batch, _ = columns.of([point])
+            last = np.searchsorted(batch.time_ns, edges_ns[1:], side="right") - 1
+            ever = last >= 0
+            spoke |= ever
+            if ever.any():
+                quiet_ns = edges_ns[1:] - batch.time_ns[np.maximum(last, 0)]
+                silent &= ~ever | (quiet_ns > self._gap_after_ns(self._period_s(point)))
+        return silent & spoke
+
+    def _usual_kwh(self, metered: _Metered, start_ns: int, end_ns: int, before: Lookback) -> Floats:
+        """What an edge carried at the same time of the four weeks before, their mean; NaN where none is known well.
+
+        Shape (T,) over the base intervals of [start, end). Only intervals that readings back whole count.
+        """
+        medium = self._media[metered.edge][0].points if metered.edge in self._media else ()
+        points = tuple(dict.fromkeys(p for p in (metered.point, metered.power, *medium) if p is not None))
+        edges_ns = np.arange(start_ns, end_ns + 1, self.base_ns, dtype=np.int64)
+        total, weeks = np.zeros(edges_ns.size - 1), np.zeros(edges_ns.size - 1)
+        for back in WEEKS:
+            columns = before.columns(points, start_ns, end_ns, back)
+            if columns is None:
+                continue
+            then_ns = edges_ns - back * WEEK_NS
+            if metered.point in self._register_of:
+                batch, starts = columns.of([metered.point])
+                alone = Registers([self._register_of[metered.point]]).energy(
+                    batch.time_ns, batch.value, batch.status, starts, then_ns
+                )
+                energy = IntervalEnergy(*(getattr(alone, name)[0] for name in IntervalEnergy.__slots__))
+                energy = self._with_medium_and_power(energy, columns, metered, then_ns)
+            else:
+                energy = self._energy_by_power(columns, metered, then_ns)
+            known = (
+                np.isfinite(energy.energy_kwh) & (energy.estimated_kwh == 0) & (energy.covered >= 1 - 1e-9)
+            )
+            total += np.where(known, energy.energy_kwh, 0.0)
+            weeks += known
+        usual: Floats = np.divide(total, weeks, out=np.full(total.shape, np.nan), where=weeks > 0)
+        return usual
+
+    def _shape_of_gaps(self, before: Lookback) -> Callable[[int, Times], Floats]:
+        """How the energy of a register's gap lies over the pieces between times: as its weekdays usually carry it."""
+
+        def shape(row: int, cuts_ns: Times) -> Floats:
+            base_ns = self.base_ns
+            first_ns, last_ns = cuts_ns[0] // base_ns * base_ns, -(-cuts_ns[-1] // base_ns) * base_ns
+            usual = self._usual_kwh(self._by_register[row], int(first_ns), int(last_ns), before)
+            weight: Floats = usual * (np.diff(cuts_ns) / base_ns)
+            return weight
+
+        return shape
+
     def _of_medium(
-        self, energy: IntervalEnergy, columns: _Columns, edge: str, edges_ns: Times
+        self, energy: IntervalEnergy, columns: Columns, edge: str, edges_ns: Times
     ) -> IntervalEnergy:
         """The energy of a medium by the state that was measured; where none was, as assumed, and marked."""
         medium, assumed, kg_per_unit = self._media[edge]
@@ -438,7 +559,7 @@ class Engine:
             mark,
         )
 
-    def _means(self, columns: _Columns, point: str, edges_ns: Times) -> Floats:
+    def _means(self, columns: Columns, point: str, edges_ns: Times) -> Floats:
         """A gauge's mean by interval, shape (T,); NaN where it was not read and its last reading is stale."""
         batch, _ = columns.of([point])
         if len(batch) == 0:
@@ -458,18 +579,57 @@ class Engine:
                     energy.mark[e][traced.overdrawn[row] & (energy.energy_kwh[e] > 0)] |= Mark.OVERDRAWN
 
     def _mark_frozen(
-        self, energy: IntervalEnergy, columns: _Columns, metered: _Metered, edges_ns: Times, step_kwh: float
+        self, energy: IntervalEnergy, columns: Columns, metered: _Metered, edges_ns: Times, before: Lookback
     ) -> None:
-        """Mark the intervals in which a register stood still while its meter's power was worth steps of it."""
+        """Mark the intervals in which a register stands still while its meter's power was worth steps of it.
+
+        What flowed since it stands, at most an hour back, is compared with two of its steps: of the largest it
+        made in that hour, or as it is declared; a register that made none and declares none gets more time.
+        """
         still = (energy.energy_kwh == 0) & (energy.covered > 0)
         if metered.power is None or not still.any():
             return
-        power = self._power(columns, metered.power, metered, edges_ns)
-        frozen = still & (np.nan_to_num(power.energy_kwh) > 2 * step_kwh)
+        power_kwh = np.nan_to_num(self._power(columns, metered.power, metered, edges_ns).energy_kwh)
+        register = self._register_of[metered.point]
+        step_kwh, standing_ns = self._standing(columns, metered.point, register, edges_ns)
+        # Most registers that do not move are between two steps: only those that should have made them are looked at.
+        still &= power_kwh * (np.minimum(standing_ns, STANDSTILL_NS // 2) / self.base_ns) > 2 * step_kwh
+        if not still.any():
+            return
+        counted_kwh, flowed_kwh = energy.energy_kwh, power_kwh
+        per_hour = STANDSTILL_NS // self.base_ns
+        if still[: per_hour - 1].any():
+            start_ns = int(edges_ns[0])
+            hour_ns = np.arange(start_ns - (per_hour - 1) * self.base_ns, start_ns + 1, self.base_ns)
+            earlier = before.columns((metered.point, metered.power), int(hour_ns[0]), start_ns, 0)
+            if earlier is not None:
+                batch, starts = earlier.of([metered.point])
+                alone = Registers([register]).energy(
+                    batch.time_ns, batch.value, batch.status, starts, hour_ns
+                )
+                counted_kwh = np.concatenate([alone.energy_kwh[0], counted_kwh])
+                power = self._power(earlier, metered.power, metered, hour_ns)
+                flowed_kwh = np.concatenate([np.nan_to_num(power.energy_kwh), flowed_kwh])
+        since_kwh, largest_kwh = since_standing(counted_kwh, flowed_kwh, per_hour)
+        ours = slice(-still.size, None)
+        unknown = (largest_kwh[ours] == 0) & (register.resolution is None)
+        least = np.where(unknown, _QUANTA, 2) * step_kwh
+        frozen = still & (since_kwh[ours] > np.maximum(least, 2 * largest_kwh[ours]))
         energy.mark[frozen] |= Mark.FROZEN
         energy.covered[frozen] = 0.0
 
-    def _power(self, columns: _Columns, point: str, metered: _Metered, edges_ns: Times) -> IntervalEnergy:
+    def _standing(
+        self, columns: Columns, point: str, register: Register, edges_ns: Times
+    ) -> tuple[Floats, Times]:
+        """One step of a register in kWh, as declared or by the place its last reading shows; how long that stands."""
+        batch, _ = columns.of([point])
+        last = np.maximum(np.searchsorted(batch.time_ns, edges_ns[1:], side="right") - 1, 0)
+        fresh = np.concatenate(([True], batch.value[1:] != batch.value[:-1]))
+        since = np.flatnonzero(fresh)[np.cumsum(fresh)[last] - 1]
+        shown = decimal_step(batch.value[last], register.resolution)
+        return shown * register.kwh_per_unit, edges_ns[1:] - batch.time_ns[since]
+
+    def _power(self, columns: Columns, point: str, metered: _Metered, edges_ns: Times) -> IntervalEnergy:
         batch, _ = columns.of([point])
         return power_energy(
             batch.time_ns,
@@ -480,7 +640,7 @@ class Engine:
             direction=metered.direction,
         )
 
-    def _soc_kwh(self, columns: _Columns, edges_ns: Times) -> Floats | None:
+    def _soc_kwh(self, columns: Columns, edges_ns: Times) -> Floats | None:
         """What storages report to hold at each interval's end, kWh: shape (S, T), NaN where no report is fresh."""
         if not self._soc:
             return None
@@ -639,31 +799,6 @@ _KG = {"t": 1000.0, "kg": 1.0, "m3": 1000.0, "L": 1.0}  # of water, and of steam
 
 def _feed_water_kj_per_kg(library: FactorLibrary) -> float:
     return library.row("heat:feedwater_enthalpy_20C").value
-
-
-class _Columns:
-    """Sorted readings, to be taken by point."""
-
-    def __init__(self, batch: SampleBatch) -> None:
-        keep = ~is_bad(batch.status) & np.isfinite(batch.value)
-        batch = batch if keep.all() else batch.take(keep)
-        order = np.lexsort((batch.time_ns, batch.point))
-        if not np.array_equal(order, np.arange(order.size)):
-            batch = batch.take(order)
-        self._batch = batch
-        self._starts = np.searchsorted(batch.point, np.arange(len(batch.points) + 1))
-
-    def of(self, points: Sequence[str]) -> tuple[SampleBatch, np.ndarray]:
-        """Readings of these points one after another, and where each begins, shape (P + 1,)."""
-        rows = []
-        starts = [0]
-        for point in points:
-            i = self._batch.points.index.get(point)
-            span = np.arange(0) if i is None else np.arange(self._starts[i], self._starts[i + 1])
-            rows.append(span)
-            starts.append(starts[-1] + span.size)
-        taken = self._batch.take(np.concatenate(rows) if rows else np.arange(0))
-        return taken, np.array(starts, dtype=np.int64)
 
 
 def _filled(register: IntervalEnergy, power: IntervalEnergy) -> IntervalEnergy:

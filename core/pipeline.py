@@ -20,18 +20,21 @@ import numpy as np
 
 from core.bus import COMMITTED, LocalBus
 from core.clock import Clock, rfc3339
-from core.engine import Engine
+from core.energy.register import LONGEST_SHAPED_NS
+from core.engine import STANDSTILL_NS, Engine
 from core.errors import StoreUnavailable
 from core.health import Health, Status
 from core.history import History, Segment
+from core.lookback import WEEK_NS, WEEKS, Wanted
 from core.metrics import ENGINE_LAG_S, ENGINE_SECONDS, ENGINE_WINDOWS
 from core.results import HOUR_NS, WindowResult
-from core.samples import NS_PER_S, SampleBatch
+from core.samples import NS_PER_S, SampleBatch, concatenate
 from core.store.seam import DirtyRange, Run, Stocks, Store
 from core.workers import HERE, Workers
 
 log = logging.getLogger(__name__)
 
+_READ = ("samples", "correction", "event")  # reasons that change what readings say
 OPEN_INTERVAL_EVERY_NS = 10 * NS_PER_S  # how often an interval still filling is written
 LONG_RANGE_NS = 24 * HOUR_NS  # a longer dirty range is taken whole, without reading all that is in it
 CHUNK_HOURS = 7 * 24  # the longest window computed at once, and
@@ -140,6 +143,8 @@ class Pipeline:
             return False
         started = asyncio.get_running_loop().time()
         spans = await self._influence(ranges)
+        if any(r.reason in _READ for r in ranges):
+            await self._mark_weeks_after(spans, now_ns)
         for n, span in enumerate(spans):
             done = [r.id for r in ranges] if n == len(spans) - 1 else []
             await self._compute_span(span, done, ranges[0].reason)
@@ -170,26 +175,45 @@ class Pipeline:
             models = await self.history.segments(start_ns, end_ns + 1)
             mine = frozenset(point for model in models for point in model.engine.points)
             reach = start_ns, end_ns
-            if any(r.reason in ("samples", "correction", "event") for r in group):
+            if any(r.reason in _READ for r in group):
                 points: set[str] = set()
                 for r in group:
                     points |= mine if r.points is None else mine & frozenset(r.points)
                 if not points:
                     continue
                 corrected = any(r.reason != "samples" for r in group)
-                reach = await self._reach(sorted(points), start_ns, end_ns, corrected)
+                compared = frozenset().union(*(model.engine.compared_points for model in models))
+                reach = await self._reach(sorted(points), start_ns, end_ns, corrected, compared)
             spans.append(Span(reach[0] // base_ns * base_ns, (reach[1] // base_ns + 1) * base_ns))
         return _merged(spans)
 
-    async def _reach(self, points: list[str], start_ns: int, end_ns: int, corrected: bool) -> tuple[int, int]:
+    async def _mark_weeks_after(self, spans: Sequence[Span], now_ns: int) -> None:
+        """Have computed again what later silences took from the weekdays that lie in these spans."""
+        for span in spans:
+            if span.start_ns + WEEK_NS >= now_ns:
+                continue
+            first_ns = (span.start_ns + WEEK_NS) // HOUR_NS * HOUR_NS
+            last_ns = min(span.end_ns + len(WEEKS) * WEEK_NS, now_ns)
+            around_ns = first_ns - LONGEST_SHAPED_NS, last_ns + LONGEST_SHAPED_NS
+            for begin_ns, end_ns in runs_of_hours(await self._store.silent_hours(*around_ns)):
+                touched = any(
+                    begin_ns < span.end_ns + week * WEEK_NS and end_ns > span.start_ns + week * WEEK_NS
+                    for week in WEEKS
+                )
+                if touched:
+                    await self._store.mark_dirty(begin_ns, end_ns - 1000, None, "weekday")
+
+    async def _reach(
+        self, points: list[str], start_ns: int, end_ns: int, corrected: bool, compared: frozenset[str]
+    ) -> tuple[int, int]:
         spread_ns = self._engine.step_spread_ns
         if end_ns - start_ns <= LONG_RANGE_NS:
             context = await self._store.readings(points, start_ns, end_ns + 1000, spread_ns)
-            return influence(context, start_ns, end_ns, corrected)
+            return influence(context, start_ns, end_ns, corrected, compared)
         ends = [await self._store.readings(points, at, at + 1000, spread_ns) for at in (start_ns, end_ns)]
         return (
             min([start_ns, *ends[0].time_ns.tolist()]),
-            max([end_ns, *ends[1].time_ns.tolist()]),
+            max([end_ns, *ends[1].time_ns.tolist()]) + (STANDSTILL_NS if compared else 0),
         )
 
     async def _compute_span(
@@ -305,6 +329,9 @@ async def computed(
         span = segment.start_ns, segment.end_ns
         readings = await store.readings(engine.points, *span, engine.step_spread_ns, as_of_ns)
         part = await workers.compute(engine, readings, *span, stocks, known_at_ns)
+        if part.wanted:
+            earlier = await _earlier(store, part.wanted, engine.step_spread_ns, as_of_ns)
+            part = await workers.compute(engine, readings, *span, stocks, known_at_ns, earlier)
         assert part.interval_stock_kwh is not None
         assert part.interval_stock_kg is not None
         last_kg = part.interval_stock_kg[..., -1]
@@ -313,13 +340,32 @@ async def computed(
     return parts[0] if len(parts) == 1 else WindowResult.joined(parts)
 
 
-def influence(context: SampleBatch, start_ns: int, end_ns: int, corrected: bool = False) -> tuple[int, int]:
+async def _earlier(
+    store: Store, wanted: Sequence[Wanted], spread_ns: int, as_of_ns: int | None
+) -> dict[int, SampleBatch]:
+    """The readings that a window asked for, by weeks back."""
+    found: dict[int, list[SampleBatch]] = {}
+    for ask in wanted:
+        back_ns = ask.weeks * WEEK_NS
+        span = ask.start_ns - back_ns, ask.end_ns - back_ns
+        found.setdefault(ask.weeks, []).append(await store.readings(ask.points, *span, spread_ns, as_of_ns))
+    return {weeks: concatenate(batches) for weeks, batches in found.items()}
+
+
+def influence(
+    context: SampleBatch,
+    start_ns: int,
+    end_ns: int,
+    corrected: bool = False,
+    compared: frozenset[str] = frozenset(),
+) -> tuple[int, int]:
     """First and last instant whose energy the readings in [start_ns, end_ns] can change.
 
     `context` is what `Store.readings` gives: the readings themselves and, on both sides, their neighbours and the
     plateaus those stand on. A live register that moves on only reaches back to its last readings; one that leaves
     a plateau reaches back to where the plateau began, for the step may have to be spread over it. `corrected`: a
-    reading may have gone, so a point counts though it has none left inside.
+    reading may have gone, so a point counts though it has none left inside. Of `compared` points, registers and their
+    powers, late ones can change for a while on whether a register that stands still counts as frozen.
     """
     first_ns, last_ns = start_ns, end_ns
     if len(context) == 0:
@@ -336,12 +382,25 @@ def influence(context: SampleBatch, start_ns: int, end_ns: int, corrected: bool 
         if corrected or after < time_ns.size:  # what follows may continue a plateau or show a glitch
             first_ns = min(first_ns, int(time_ns[0]))
             last_ns = max(last_ns, int(time_ns[-1]))
+            if context.points.names[int(context.point[begin])] in compared:
+                last_ns = max(last_ns, end_ns + STANDSTILL_NS)
         elif inside > 0:
             left_plateau = bool(np.any(value[inside:after] != value[inside - 1])) and (
                 inside >= 2 and bool(value[inside - 1] == value[inside - 2])
             )
             first_ns = min(first_ns, int(time_ns[0 if left_plateau else max(0, inside - 2)]))
     return first_ns, last_ns
+
+
+def runs_of_hours(hours_ns: Sequence[int]) -> list[tuple[int, int]]:
+    """[first, last) of runs of hours that follow each other; the hours come in order."""
+    runs: list[tuple[int, int]] = []
+    for hour_ns in hours_ns:
+        if runs and runs[-1][1] == hour_ns:
+            runs[-1] = runs[-1][0], hour_ns + HOUR_NS
+        else:
+            runs.append((hour_ns, hour_ns + HOUR_NS))
+    return runs
 
 
 def _grouped(ranges: Sequence[DirtyRange]) -> list[list[DirtyRange]]:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from core.lookback import Wanted
 from core.samples import NS_PER_S, Floats
 
 _T = TypeVar("_T", bound=np.generic)
@@ -58,6 +59,7 @@ class Mark(IntFlag):
     NEGATIVE = 256  # formula or remainder came out below zero; carries zero
     EVENT = 512  # a dated meter event lies inside
     OVERDRAWN = 1024  # a storage delivered more than it held
+    SILENT = 2048  # the meter says nothing: its weekdays before tell what it carried, or how a gap lies, if they can
 
 
 Marks = npt.NDArray[np.int16]
@@ -96,6 +98,7 @@ class WindowResult:
         stock_kg: Shape (S, F, H + 1).
         conservation_error: Largest relative break of carbon conservation in the window (docs/engine.md, 4).
         factor_ids: Ids of the factor rows used, by source node or burning node and flow.
+        wanted: Earlier readings without which this result is not the last word (core/lookback.py).
     """
 
     start_ns: int
@@ -116,6 +119,7 @@ class WindowResult:
     stock_kg: Floats
     conservation_error: float = 0.0
     factor_ids: dict[str, str] = field(default_factory=dict)
+    wanted: tuple[Wanted, ...] = ()
     interval_stock_kwh: Floats | None = None  # shape (S, T + 1), where a caller may go on from inside an hour
     interval_stock_kg: Floats | None = None  # shape (S, F, T + 1)
 

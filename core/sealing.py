@@ -19,11 +19,13 @@ from zoneinfo import ZoneInfo
 
 from core.carbon.factors import FactorLibrary
 from core.clock import Clock, rfc3339, time_ns_of
+from core.energy.register import LONGEST_SHAPED_NS
 from core.engine import Engine
 from core.errors import BadRequest, EcmcError, StoreUnavailable
 from core.history import History, Known
 from core.inventory import fuel_of
-from core.pipeline import computed
+from core.lookback import WEEK_NS, WEEKS
+from core.pipeline import computed, runs_of_hours
 from core.results import HOUR_NS
 from core.seal import Seal, day_digest, first_difference, hour_digests, month_digest, whole_hours
 from core.store.seam import Stocks, Store
@@ -189,6 +191,11 @@ class Sealing:
                 break
             difference = await self._stored_difference(seal)
             replayable = lost_ns is None or seal.start_ns >= lost_ns + _DAY_NS
+            if lost_ns is not None and replayable:
+                # A silence is filled by the weeks before it, and a gap by those before its beginning.
+                back_ns = len(WEEKS) * WEEK_NS + LONGEST_SHAPED_NS
+                silent = await self._store.silent_hours(*whole_hours(seal.start_ns, seal.end_ns))
+                replayable = not silent or seal.start_ns - back_ns >= lost_ns
             if difference is None and replayable:
                 difference = await self._replay_difference(seal)
             if difference is None and seal.revision == newest[seal.label]:
@@ -226,7 +233,7 @@ class Sealing:
     async def _replay_difference(self, seal: Seal) -> str | None:
         """The first figure that does not follow from the readings, model and factors of the seal."""
         pins = await self._store.pins(seal.start_ns, seal.end_ns, seal.sealed_at_ns)
-        for first_ns, last_ns in _stretches([pin.hour_ns for pin in pins]):
+        for first_ns, last_ns in runs_of_hours([pin.hour_ns for pin in pins]):
             cuts = [first_ns, *self._history.hours_of_change(first_ns, last_ns), last_ns]
             for start_ns, end_ns in pairwise(cuts):
                 known = sorted({pin.known_at_ns for pin in pins if start_ns <= pin.hour_ns < end_ns})
@@ -305,17 +312,6 @@ def _row_said(library: FactorLibrary, row_id: str) -> dict[str, object]:
     row = library.row(row_id)
     said: dict[str, object] = {"value": row.value, "unit": row.unit}
     return said | {"valid_from": row.valid_from, "published": row.published}
-
-
-def _stretches(hours: list[int]) -> list[tuple[int, int]]:
-    """[first, last) of runs of hours that follow each other."""
-    stretches: list[tuple[int, int]] = []
-    for hour in hours:
-        if stretches and stretches[-1][1] == hour:
-            stretches[-1] = (stretches[-1][0], hour + HOUR_NS)
-        else:
-            stretches.append((hour, hour + HOUR_NS))
-    return stretches
 
 
 def _chain_difference(chain: list[Seal]) -> str | None:

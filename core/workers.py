@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import pickle
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from functools import lru_cache
 from weakref import WeakKeyDictionary
@@ -39,9 +40,10 @@ class Workers:
         end_ns: int,
         stocks: Stocks | None,
         known_at_ns: int,
+        earlier: Mapping[int, SampleBatch] | None = None,
     ) -> WindowResult:
         """`Engine.compute`, somewhere else; the same bits."""
-        asked = readings, start_ns, end_ns, stocks, known_at_ns
+        asked = readings, start_ns, end_ns, stocks, known_at_ns, earlier
         if self._executor is None:
             return await asyncio.to_thread(engine.compute, *asked)
         packed = self._packed.get(engine)
@@ -84,5 +86,6 @@ def _compute(
     end_ns: int,
     stocks: Stocks | None,
     known_at_ns: int,
+    earlier: Mapping[int, SampleBatch] | None,
 ) -> WindowResult:
-    return _unpacked(packed).compute(readings, start_ns, end_ns, stocks, known_at_ns)
+    return _unpacked(packed).compute(readings, start_ns, end_ns, stocks, known_at_ns, earlier)

@@ -11,7 +11,7 @@ falls has rolled over or was reset; a dated event says what happened to the mete
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
@@ -25,6 +25,7 @@ from core.samples import NS_PER_S, Flags, Floats, Statuses, Times
 
 STEP_SPREAD_NS = 3600 * NS_PER_S
 RATED_TOLERANCE = 1.5  # meters and lines bear short overloads; beyond this a step is no energy that flowed
+LONGEST_SHAPED_NS = 28 * 24 * 3600 * NS_PER_S  # four weeks before it tell nothing of a longer gap
 ABSURD_KW = 1e7  # ten gigawatts: no meter of a factory passes that, whatever is known of its rating
 NS_PER_HOUR = 3600.0 * NS_PER_S
 _UNSURE = np.int16(1 << 14)  # beside the Mark bits: an uncertain reading at one end
@@ -32,6 +33,9 @@ _NOT_SEEN = np.int16(Mark.GAP | Mark.RESET | Mark.JUMP | _UNSURE)
 _ESTIMATED = np.int16(Mark.GAP | Mark.JUMP)
 
 Rows = npt.NDArray[np.int64]
+Shape = Callable[
+    [int, Times], Floats
+]  # a register and K + 1 times: weights of the K pieces between them, NaN unknown
 _Number = TypeVar("_Number", np.float64, np.int64)
 
 
@@ -149,7 +153,13 @@ class Registers:
         return len(self._registers)
 
     def energy(
-        self, time_ns: Times, value: Floats, status: Statuses, starts: Rows, edges_ns: Times
+        self,
+        time_ns: Times,
+        value: Floats,
+        status: Statuses,
+        starts: Rows,
+        edges_ns: Times,
+        shape: Shape | None = None,
     ) -> IntervalEnergy:
         """Energy of every register over the same intervals, columns of shape (P, T).
 
@@ -157,16 +167,23 @@ class Registers:
             time_ns, value, status: Shape (n,), sorted by register, then time; see `register_energy`.
             starts: Shape (P + 1,); register p's readings are rows [starts[p], starts[p + 1]).
             edges_ns: Shape (T + 1,).
+            shape: How the energy of a gap lies over its base intervals; None, or where it says NaN: flat.
 
         Raises:
             ValueError: As `register_energy`.
         """
         _check_columns(time_ns, value, status, starts, edges_ns, len(self))
         with np.errstate(over="ignore", invalid="ignore"):  # absurd readings are told by their energy
-            return _without_absurd(self._energy(time_ns, value, status, starts, edges_ns), edges_ns)
+            return _without_absurd(self._energy(time_ns, value, status, starts, edges_ns, shape), edges_ns)
 
     def _energy(
-        self, time_ns: Times, value: Floats, status: Statuses, starts: Rows, edges_ns: Times
+        self,
+        time_ns: Times,
+        value: Floats,
+        status: Statuses,
+        starts: Rows,
+        edges_ns: Times,
+        shape: Shape | None,
     ) -> IntervalEnergy:
         usable = (status >= 0) & np.isfinite(value)
         if not usable.all():
@@ -180,6 +197,8 @@ class Registers:
         rows, glitch_ns, glitch_of = self._without_glitches(rows)
         self._unwrap(rows)
         self._mark_silences(rows)
+        if shape is not None:
+            rows = self._shape_gaps(rows, edges_ns, shape)
         knots = self._spread_steps(rows)
         self._mark_jumps(rows, knots)
         return self._over_intervals(rows, knots, edges_ns, glitch_ns, glitch_of)
@@ -277,6 +296,32 @@ class Registers:
         rows.bits[gaps] |= Mark.GAP
         if rows.unsure.any():
             rows.bits[:-1][rows.unsure[:-1] | rows.unsure[1:]] |= _UNSURE
+
+    def _shape_gaps(self, rows: _Curve, edges_ns: Times, shape: Shape) -> _Curve:
+        """Bend the line over each gap that reaches into the window as `shape` says; its ends stay where they are."""
+        t = rows.time_ns
+        gaps = np.flatnonzero(rows.bits & Mark.GAP)
+        gaps = gaps[(t[gaps] < edges_ns[-1]) & (t[gaps + 1] > edges_ns[0])]
+        rows.bits[gaps] |= Mark.SILENT
+        base_ns = int(edges_ns[1] - edges_ns[0])
+        where, new_ns, new = [], [], []
+        for gap in gaps.tolist():
+            begin_ns, end_ns = int(t[gap]), int(t[gap + 1])
+            shift = 0.0 if rows.shift is None else float(rows.shift[gap + 1])
+            step = float(rows.value[gap + 1] - rows.value[gap]) + shift
+            inside_ns = np.arange((begin_ns // base_ns + 1) * base_ns, end_ns, base_ns, dtype=np.int64)
+            if step <= 0 or inside_ns.size == 0 or end_ns - begin_ns > LONGEST_SHAPED_NS:
+                continue
+            cuts_ns = np.concatenate(([begin_ns], inside_ns, [end_ns]))
+            risen = np.cumsum(shape(int(rows.owner(np.array([gap]))[0]), cuts_ns))
+            if not risen[-1] > 0:  # NaN: not known throughout
+                continue
+            where.append(np.full(inside_ns.size, gap + 1))
+            new_ns.append(inside_ns)
+            new.append(rows.value[gap] + step * (risen[:-1] / risen[-1]))
+        if not where:
+            return rows
+        return rows.with_rows(np.concatenate(where), np.concatenate(new_ns), np.concatenate(new))
 
     def _spread_steps(self, rows: _Curve) -> _Curve:
         """The curve without the plateau readings that only wait for a coarse register's next step."""
@@ -496,6 +541,20 @@ class _Curve:
                 self.shift = np.zeros(self.time_ns.size)
             self.shift[rows] = shift
 
+    def with_rows(self, before: Rows, time_ns: Times, value: Floats) -> _Curve:
+        """The curve with more rows, each before the row named and inside its segment."""
+        more = _Curve(
+            np.insert(self.time_ns, before, time_ns),
+            np.insert(self.value, before, value),
+            np.insert(self.unsure, before, False),
+            self.starts + np.searchsorted(before, self.starts, side="left"),
+            self.joints + np.searchsorted(before, self.joints, side="right"),
+        )
+        more.bits = np.insert(self.bits, before, self.bits[before - 1])
+        if self.shift is not None:
+            more.shift = np.insert(self.shift, before, 0.0)
+        return more
+
     def without(self, rows: Rows) -> _Curve:
         rest = _Curve(
             np.delete(self.time_ns, rows),
@@ -567,28 +626,27 @@ def _power_energy(
     return IntervalEnergy(energy, covered_ns / np.diff(edges_ns), np.zeros(intervals), mark)
 
 
-def frozen(register_kwh: Floats, power_kwh: Floats, step_kwh: float, intervals: int) -> Flags:
-    """Where a register stands still although power says that it should have stepped.
+def since_standing(register_kwh: Floats, power_kwh: Floats, back: int) -> tuple[Floats, Floats]:
+    """What flowed by power since a register stands still, at most `back` intervals; shapes (T,).
 
     Args:
-        register_kwh, power_kwh: Shape (T,), of the same meter, with `intervals` - 1 of context in front.
-        step_kwh: One step of the register.
-        intervals: How many intervals back to look; long enough for a few steps at the power that matters.
+        register_kwh, power_kwh: Shape (T,), of the same meter; NaN in the register is no standing still.
 
     Returns:
-        Shape (T,); true where the last `intervals` hold no register energy but more than two steps of power.
-        The first `intervals` - 1 are false: nothing can be said of them.
+        The energy by power over the intervals up to each one in which the register did not move; the most it moved
+        in one of the last `back` intervals.
     """
-    flags = np.zeros(register_kwh.shape, dtype=np.bool_)
-    if register_kwh.size < intervals:
-        return flags
-    count = register_kwh.size - intervals + 1
-    counted, flowed = np.zeros(count), np.zeros(count)
-    for back in range(intervals):  # one order of adding, so that a window's cut changes no bit
-        counted += register_kwh[back : back + count]
-        flowed += np.nan_to_num(power_kwh[back : back + count])
-    flags[intervals - 1 :] = (counted == 0) & (flowed > 2 * step_kwh)
-    return flags
+    still = register_kwh == 0
+    moved_kwh = np.concatenate([np.zeros(back - 1), np.nan_to_num(register_kwh)])
+    since, largest, standing = np.zeros(still.size), np.zeros(still.size), np.ones(still.size, dtype=np.bool_)
+    padded_still = np.concatenate([np.zeros(back - 1, dtype=np.bool_), still])
+    padded_kwh = np.concatenate([np.zeros(back - 1), power_kwh])
+    for ago in range(back):  # one order of adding, so that a window's cut changes no bit
+        then = slice(back - 1 - ago, back - 1 - ago + still.size)
+        standing &= padded_still[then]
+        since += np.where(standing, padded_kwh[then], 0.0)
+        np.maximum(largest, moved_kwh[then], out=largest)
+    return since, largest
 
 
 def power_against_register(register: IntervalEnergy, power: IntervalEnergy) -> tuple[float, float]:
@@ -647,6 +705,13 @@ def _check_columns(
     back = np.flatnonzero(time_ns[1:] < time_ns[:-1])
     if back.size and not np.isin(back + 1, starts).all():
         raise ValueError("readings must come in time order")
+
+
+def decimal_step(reading: Floats, resolution: float | None) -> Floats:
+    """One step of a register by the decimal place a reading shows, or as declared; a thousandth where it is finer."""
+    nothing = np.full(reading.shape, np.nan if resolution is None else resolution)
+    step = _quantum(reading, reading, nothing)
+    return np.where(np.isnan(step), 1e-3, step)
 
 
 def _quantum(before: Floats, after: Floats, resolution: Floats) -> Floats:

@@ -30,6 +30,7 @@ from core.plant.model import (
     Connection,
     Device,
     Edge,
+    GapSpread,
     Label,
     ModbusSource,
     MqttSource,
@@ -109,6 +110,7 @@ class _Reading:
             entry.fault("base_interval_s", f"base_interval_s is {base_interval_s}, no divisor of 900")
         method_sets = self._method_sets(entry)
         gap_after_s = entry.number("gap_after_s", None, above=0)
+        gap_spread = entry.text("gap_spread", "flat", choices=[spread.value for spread in GapSpread])
         valid_from_ns = _valid_from_ns(entry, ZoneInfo(zone or "UTC"), base_interval_s)
         seal_after_days = entry.integer("seal_after_days", SEAL_AFTER_DAYS, least=1, most=3650)
         self._areas(entry)
@@ -148,6 +150,7 @@ class _Reading:
             folder=str(self.folder),
             fingerprint=_fingerprint(files),
             gap_after_s=gap_after_s,
+            gap_spread=GapSpread(gap_spread or GapSpread.FLAT),
             statement=statement,
             products=products,
             documents=_packed(self.folder, files),

@@ -204,6 +204,13 @@ class Allocation:
     weights: Mapping[str, float]
 
 
+class GapSpread(StrEnum):
+    """How a register's energy lies over a silence."""
+
+    FLAT = "flat"
+    WEEKDAY = "weekday"  # as at the same time of the weeks before
+
+
 @dataclass(frozen=True, slots=True)
 class TariffPeriod:
     """A price from minute `begin` of the day to minute `end`, over midnight where that is smaller; weekdays from 0."""
@@ -442,6 +449,7 @@ class Plant:
     folder: str
     fingerprint: str  # SHA-256 over the folder's files and the profiles used
     gap_after_s: float | None = None  # plant-wide; None: larger of 3 periods and 3 base intervals
+    gap_spread: GapSpread = GapSpread.FLAT
     statement: Statement = field(default_factory=Statement)
     products: tuple[Product, ...] = ()
     documents: bytes = field(default=b"", repr=False)

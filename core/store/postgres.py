@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from asyncpg import exceptions as pg
 
-from core.clock import time_ns_of
+from core.clock import datetime_of, time_ns_of
 from core.errors import BadRequest
 from core.plant.model import Plant
-from core.results import Flow, WindowResult
+from core.results import Flow, Mark, WindowResult
 from core.samples import NS_PER_S, Floats, Indices, PointTable, SampleBatch, empty_batch
 from core.seal import Seal
 from core.store import bucket as buckets
@@ -371,6 +371,17 @@ class PostgresStore:
     async def stored(self, start_ns: int, end_ns: int, revision: int | None = None) -> list[WindowResult]:
         async with self._connection() as connection:
             return await seals.stored(connection, start_ns, end_ns, revision)
+
+    async def silent_hours(self, start_ns: int, end_ns: int) -> list[int]:
+        async with self._connection() as connection:
+            rows = await connection.fetch(
+                "SELECT DISTINCT hour FROM ecmc.energy_block WHERE hour >= $1 AND hour < $2"
+                " AND EXISTS (SELECT FROM unnest(mark) AS m WHERE m & $3::int2 <> 0) ORDER BY hour",
+                datetime_of(start_ns),
+                datetime_of(end_ns),
+                int(Mark.SILENT),
+            )
+            return [time_ns_of(row["hour"]) for row in rows]
 
     async def pins(self, start_ns: int, end_ns: int, closed_at_ns: int | None = None) -> list[Pin]:
         async with self._connection() as connection:

@@ -74,7 +74,7 @@ class DirtyRange:
     start_ns: int
     end_ns: int
     points: tuple[str, ...] | None
-    reason: str  # samples | correction | event | plant | factor | recompute
+    reason: str  # samples | correction | event | plant | factor | recompute | stock | weekday
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +325,9 @@ class Store(Protocol):
 
     async def stored(self, start_ns: int, end_ns: int, revision: int | None = None) -> list[WindowResult]:
         """Everything stored of whole hours; several results where the base interval changed."""
+
+    async def silent_hours(self, start_ns: int, end_ns: int) -> list[int]:
+        """Hours of [start, end) in which an edge was silent (Mark.SILENT), in time order."""
 
     async def pins(self, start_ns: int, end_ns: int, closed_at_ns: int | None = None) -> list[Pin]:
         """The computations behind the hours of [start, end), in time order."""

@@ -9,12 +9,12 @@ from core.energy.register import (
     MeterEvent,
     Register,
     Registers,
-    frozen,
     power_against_register,
     power_energy,
+    since_standing,
 )
 from core.quality import BAD, GOOD, UNCERTAIN
-from core.results import IntervalEnergy
+from core.results import IntervalEnergy, Mark
 from core.samples import NS_PER_S
 
 BASE = 60 * NS_PER_S
@@ -197,11 +197,51 @@ def test_power_through_zero_is_split_exactly_between_import_and_export() -> None
     np.testing.assert_allclose([taken[0], given_back[0]], [30 * 0.75 / 2, 10 * 0.25 / 2])
 
 
-def test_a_register_that_stands_still_under_load_is_frozen() -> None:
-    counted = np.array([1, 1, 1, 0, 0, 0, 0, 1.0])
-    flowed = np.array([1, 1, 1, 1, 1, 1, 0.0, 1.0])
+def test_what_flowed_is_counted_from_where_a_register_stands_still() -> None:
+    counted = np.array([np.nan, 3, 2, 0, 0, 0, 0, 1.0])
+    flowed = np.array([1, 1, 1, 1, 2, 3, 4, 1.0])
 
-    assert frozen(counted, flowed, step_kwh=1.0, intervals=3).nonzero()[0].tolist() == [5]
+    since, largest = since_standing(counted, flowed, 3)
+
+    assert since.tolist() == [0, 0, 0, 1, 3, 6, 9, 0]
+    assert largest.tolist() == [0, 3, 3, 3, 2, 0, 0, 1]
+
+
+@FEW
+@given(SEEDS, st.floats(0, 1))
+def test_a_gap_shaped_by_weights_keeps_its_ends_and_its_sum(seed: int, idle: float) -> None:
+    rng = np.random.default_rng(seed)
+    weights = rng.uniform(0, 5, 120) * (rng.random(120) > idle)
+    first_s, last_s = np.sort(rng.choice(np.arange(200, 6500), 2, replace=False)).tolist()
+    seconds = np.concatenate((np.arange(0, first_s, 20), np.arange(last_s + 400, 7500, 20)))
+    value = 5000 + np.cumsum(rng.uniform(0, 1, seconds.size))
+    columns = START + seconds * NS_PER_S, value, np.zeros(seconds.size, np.int16)
+    edges_ns = START + np.arange(121) * BASE
+
+    def shape(row: int, cuts_ns: np.ndarray) -> np.ndarray:
+        assert row == 0
+        return weights[(cuts_ns[:-1] - START) // BASE] * np.diff(cuts_ns) / BASE
+
+    register, starts = Register(gap_after_ns=180 * NS_PER_S), np.array([0, seconds.size])
+    flat = Registers([register]).energy(*columns, starts, edges_ns)
+    shaped = Registers([register]).energy(*columns, starts, edges_ns, shape)
+    cut = Registers([register]).energy(*columns, starts, edges_ns[40:81], shape)
+
+    np.testing.assert_allclose(shaped.energy_kwh.sum(), flat.energy_kwh.sum(), rtol=1e-12)
+    touched = (flat.mark[0] & Mark.GAP) != 0
+    assert ((shaped.mark[0] & Mark.SILENT) != 0).tolist() == touched.tolist()
+    np.testing.assert_array_equal(shaped.energy_kwh[0][~touched], flat.energy_kwh[0][~touched])
+    inside = np.flatnonzero(touched)[1:-1]
+    in_gap = weights[inside].sum()
+    if in_gap > 0:
+        np.testing.assert_allclose(
+            shaped.energy_kwh[0][inside],
+            weights[inside] / in_gap * shaped.energy_kwh[0][inside].sum(),
+            rtol=1e-6,
+            atol=1e-9,
+        )
+    np.testing.assert_array_equal(cut.energy_kwh[0], shaped.energy_kwh[0][40:80])
+    np.testing.assert_array_equal(cut.estimated_kwh[0], shaped.estimated_kwh[0][40:80])
 
 
 def test_power_and_register_are_compared_where_both_saw_whole() -> None:

@@ -103,6 +103,36 @@ def test_a_register_that_stands_still_under_load_is_marked_and_covers_nothing(ha
     assert (result.energy.energy_kwh[row][31:] == 0).all()  # nothing is made up from the power
 
 
+def test_a_frozen_register_is_noticed_at_an_ordinary_load_and_however_its_window_is_cut(halls: Plant) -> None:
+    stuck = day(3, a_kw=lambda h: np.where(h < 1.5, 100.0 * h, 150.0), power_kw=100.0)
+    engine = Engine(halls, FactorLibrary.shipped())
+    row = engine.edge_names.index("e-a")
+
+    whole = computed(halls, stuck, 3).energy
+    parts = []
+    for start in (START, START + HOUR_NS, START + 2 * HOUR_NS, START + 2 * HOUR_NS + 15 * 60 * NS_PER_S):
+        span = start, (start // HOUR_NS + 1) * HOUR_NS
+        part = engine.compute(stuck, *span, None, KNOWN)
+        parts.append(engine.compute(stuck, *span, None, KNOWN, {0: stuck}) if part.wanted else part)
+
+    frozen = (whole.mark[row] & Mark.FROZEN) != 0
+    assert frozen.nonzero()[0].tolist() == list(range(92, 180))  # more than two of its minute's 1.67 kWh
+    for name in ("mark", "covered"):
+        cut = np.concatenate([getattr(part.energy, name)[row] for part in parts[:3]])
+        np.testing.assert_array_equal(cut, getattr(whole, name)[row])
+        np.testing.assert_array_equal(getattr(parts[3].energy, name)[row], getattr(whole, name)[row][135:])
+
+
+@pytest.mark.parametrize("kw", [5.0, 30.0, 100.0])
+def test_a_coarse_register_between_its_steps_is_not_frozen(halls: Plant, kw: float) -> None:
+    for step in (1.0, 40.0):  # forty: one step times the ratio of its transformers, which nobody declared
+        coarse = day(6, a_kw=lambda h, step=step: np.floor(kw * h / step) * step, power_kw=kw)
+
+        marks = computed(halls, coarse, 6).energy.mark[computed(halls, coarse, 1).edges.index("e-a")]
+
+        assert not (marks & Mark.FROZEN).any()
+
+
 def test_an_idle_register_is_not_frozen(halls: Plant) -> None:
     result = computed(halls, day(a_kw=lambda h: 0.0 * h, power_kw=0.0), 1)
     assert not (result.energy.mark[result.edges.index("e-a")] & Mark.FROZEN).any()

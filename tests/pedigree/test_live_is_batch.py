@@ -118,3 +118,48 @@ async def test_ten_recorded_days_in_any_order(works: Any, databases: Any, engine
 async def test_the_recorded_year_in_any_order(works: Any, databases: Any, engine_of: Any) -> None:
     fresh = await asyncio.to_thread(databases.new)
     await same(works, lambda: fresh, 365, 11, engine_of)
+
+
+def fallen_silent(whole: SampleBatch) -> SampleBatch:
+    """The record with two loads silent for good from the eighth day on, and a gap of the third before."""
+    day = (whole.time_ns - START_NS) / (24 * HOUR_NS)
+    name = np.array(POINTS)[whole.point]
+    gone = (day > 7.3) & np.isin(name, ("press.energy", "sold.energy"))
+    gap = (day > 7.1) & (day < 7.6) & (name == "roof.energy")
+    return whole.take(~(gone | gap))
+
+
+async def test_a_silence_filled_by_weeks_that_come_later_or_are_put_right(
+    works: Any, databases: Any, engine_of: Any, plant_folder: Any
+) -> None:
+    for file in (
+        plant_folder / "plant.yaml",
+        plant_folder / "points.csv",
+    ):  # a stock would have it all computed again
+        lines = [line for line in file.read_text("utf-8").splitlines() if "bat" not in line]
+        file.write_text("\n".join(lines) + "\n", "utf-8")
+    with (plant_folder / "plant.yaml").open("a", encoding="utf-8") as folder:
+        folder.write("gap_spread: weekday\n")
+    works = await type(works).open(await asyncio.to_thread(databases.new), plant_folder, works.clock)
+    whole = fallen_silent(recorded(9))
+    day = (whole.time_ns - START_NS) // (24 * HOUR_NS)
+    works.clock.time_ns = int(whole.time_ns.max()) + 60 * NS_PER_S
+    wrong = replace(
+        whole, value=np.where((day == 1) & (whole.time_ns % HOUR_NS == 0), whole.value + 0.5, whole.value)
+    )
+    for days, batch in (((7, 8, 9), whole), ((2, 3, 4, 5, 6), whole), ((1,), wrong), ((0,), whole)):
+        await works.store.write(batch.take(np.isin(day, days)))
+        await works.pipeline.drain()
+    correction = Correction("mai", "read off the display", works.clock.now_ns())
+    await works.store.write(whole.take(day == 1), correction)
+    await works.pipeline.drain()
+    other = await PostgresStore.open(await asyncio.to_thread(databases.new), works.plant)
+    await other.write(whole)
+    await Pipeline(engine_of(works.plant), other, LocalBus(), Health(), works.clock).drain()
+
+    lived, batch = await digests(works.store, 9), await digests(other, 9)
+    stored = (await other.stored(START_NS + 8 * 24 * HOUR_NS, START_NS + 9 * 24 * HOUR_NS))[0]
+    await other.close()
+    await works.store.close()
+    assert np.isfinite(stored.energy.energy_kwh[stored.edges.index("e-press")]).all()
+    assert [hour for hour in sorted(lived.keys() | batch.keys()) if lived.get(hour) != batch.get(hour)] == []
