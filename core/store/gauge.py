@@ -16,7 +16,7 @@ from core.store.rollup import QUARTER_NS
 from core.store.statement import statement
 
 _AT_ONCE = 1000
-_LOCK = 0x65636D67
+_LOCK = 0x65636D6A
 
 _Range = tuple[int, int, frozenset[int] | None]
 

@@ -43,6 +43,7 @@ _COLUMNS = ("time", "value", "point_id", "status")
 _POINTS_NAMED = 50  # a dirty range names its points up to this many
 _APART_NS = 3600 * NS_PER_S  # changed times further apart make two dirty ranges
 _MAX_CONFLICTS = 1000
+_CORRECTING = 0x65636D69
 
 
 async def prepare(connection: asyncpg.Connection[Any]) -> None:
@@ -196,6 +197,9 @@ class Writer:
     ) -> Outcome:
         corrected, blocks = 0, None
         async with connection.transaction():
+            # What a correction keeps as the old value has to be the one it replaces. Compressed rows cannot be locked.
+            mode = "" if correction is not None else "_shared"
+            await connection.execute(f"SELECT pg_advisory_xact_lock{mode}({_CORRECTING})")
             if (
                 self._tier.has_columnstore
             ):  # compressed history may have to be opened, as far as the batch goes

@@ -81,18 +81,21 @@ def window(start_ns: int, hours: int, seed: int = 0, **columns: Floats) -> Windo
     return WindowResult(start_ns, base_ns, edges, nodes, FLOWS, storages, energy, **{**given, **columns})
 
 
-@pytest.fixture(params=["plain", "timescale"])
+TIMESCALE = {"community": "ECMC_TEST_TIMESCALE_DSN", "apache": "ECMC_TEST_TIMESCALE_APACHE_DSN"}
+
+
+@pytest.fixture(params=["plain", *TIMESCALE])
 def store_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
-    """An empty ecmc database on the embedded server, and on the TimescaleDB server one may name."""
+    """An empty ecmc database on the embedded server, and on the TimescaleDB servers one may name, by licence."""
     databases = request.getfixturevalue("databases")
-    if request.param == "timescale":
-        dsn = os.environ.get("ECMC_TEST_TIMESCALE_DSN")
+    if request.param != "plain":
+        dsn = os.environ.get(TIMESCALE[request.param])
         if not dsn:
-            pytest.skip("ECMC_TEST_TIMESCALE_DSN names no TimescaleDB server")
+            pytest.skip(f"{TIMESCALE[request.param]} names no TimescaleDB server")
         databases = timescale_databases(type(databases), dsn)
     made = str(databases.new())
     yield made
-    if request.param == "timescale":
+    if request.param != "plain":
         databases.drop(made)
 
 

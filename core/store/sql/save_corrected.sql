@@ -4,5 +4,3 @@ SELECT s.point_id, s.time, s.value, s.status, i.value, i.status, $1, $2, $3
 FROM incoming AS i
 JOIN ecmc.sample AS s ON s.point_id = i.point_id AND s.time = i.time
 WHERE s.value <> i.value
-ORDER BY s.point_id, s.time
-FOR UPDATE OF s
