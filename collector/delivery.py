@@ -9,7 +9,7 @@ added to any energy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from core import quality
 from core.clock import NS_PER_S
 from core.plant.model import MqttSource, OpcuaSource, Plant, Point
-from core.samples import Floats, Indices, SampleBatch, Statuses, sample_batch
+from core.samples import Flags, Floats, Indices, SampleBatch, Statuses, Times, sample_batch
 
 AHEAD_S: Final = 60
 BEHIND_S: Final = 7 * 86_400
@@ -65,6 +65,10 @@ class Delivery:
         return self.batch(at, np.full(at.shape, time_ns), np.full(at.shape, np.nan), status)
 
 
-def plausible(time_ns: int, now_ns: int) -> bool:
+@overload
+def plausible(time_ns: int, now_ns: int) -> bool: ...
+@overload
+def plausible(time_ns: Times, now_ns: int) -> Flags: ...
+def plausible(time_ns: int | Times, now_ns: int) -> bool | Flags:
     """Whether a source's clock can be believed: at most a week behind, at most a minute ahead."""
-    return now_ns - BEHIND_S * NS_PER_S <= time_ns <= now_ns + AHEAD_S * NS_PER_S
+    return (time_ns >= now_ns - BEHIND_S * NS_PER_S) & (time_ns <= now_ns + AHEAD_S * NS_PER_S)

@@ -1,7 +1,7 @@
 """OPC UA: subscriptions straight into columns, cyclic reads where a server will not subscribe.
 
-The publish answers of the library are taken raw, without a task or an object of
-ours per value. A subscription speaks only of changes, so an unchanged value
+Publish answers go from the bytes into columns, without a task or an object per
+value. What a server will not watch, it is asked for in turn. A subscription speaks only of changes, so an unchanged value
 would look like a missing one: while the server keeps answering, the last value
 is repeated each ten seconds (or each period, if longer). The repeat is dated
 by the server's own publish time, less the sampling interval and the five
@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import struct
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,21 +33,23 @@ from collector.delivery import Delivery, plausible
 from collector.driver import DeviceState
 from collector.drivers.opcua_decode import (
     CLOCK_TOLERANCE_S,
+    Feeds,
     Node,
-    Row,
-    history_rows,
-    ns_of,
+    Rows,
+    overflows,
     resolved_node,
-    rows_of,
 )
 from collector.drivers.opcua_history import (
-    NODES_PER_CALL,
     Gap,
+    Row,
     across_marks,
+    history_rows,
     nodes_with_history,
     read_history,
 )
-from collector.drivers.opcua_session import Session, parts, said
+from collector.drivers.opcua_publish import Publisher
+from collector.drivers.opcua_session import Service, Session, said
+from collector.drivers.opcua_wire import PublishAnswer, Values, read_answer
 from core import quality
 from core.clock import NS_PER_S, Clock, SystemClock
 from core.errors import DeviceUnreachable
@@ -60,8 +63,14 @@ KEEP_ALIVE_S: Final = 5.0
 HEARTBEAT_S: Final = 10.0
 QUEUE_SIZE: Final = 10
 REFUSED_RETRY_S: Final = 600.0
+ROWS_AHEAD: Final = 100_000  # of history, before what has been read is on disk
 
-_FILTER_REFUSALS = (
+_NO_SUCH_NODE: Final = (
+    ua.StatusCodes.BadNodeIdUnknown,
+    ua.StatusCodes.BadNodeIdInvalid,
+    ua.StatusCodes.BadAttributeIdInvalid,
+)
+_FILTER_REFUSALS: Final = (
     ua.StatusCodes.BadMonitoredItemFilterUnsupported,
     ua.StatusCodes.BadMonitoredItemFilterInvalid,
     ua.StatusCodes.BadFilterNotAllowed,
@@ -71,15 +80,22 @@ _FILTER_REFUSALS = (
 
 @dataclass(slots=True)
 class _Group:
-    """One subscription: its nodes by client handle, and until when the server vouches for them."""
+    """One subscription, and until when the server vouches for its nodes."""
 
-    nodes: list[Node]
     sampling_s: float
     publishing_s: float
     id: int = 0
     heard_s: float = 0.0  # monotonic
     vouched_ns: int = 0
     slots: list[int] = field(default_factory=list)  # monitored
+
+
+@dataclass(slots=True)
+class _Turn:
+    """Nodes asked for in turn, and when next (wall clock)."""
+
+    nodes: list[Node]
+    due_s: float
 
 
 class OpcuaDriver:
@@ -110,8 +126,10 @@ class OpcuaDriver:
         }
         self._delivery = Delivery(plant, points)
         self._nodes = _nodes_of(points)
+        self._feeds = Feeds(self._nodes)
+        self._publisher: Publisher | None = None
         self._groups: list[_Group] = []
-        self._polling: list[tuple[float, list[Node]]] = []  # next due (wall clock, s) and what
+        self._polling: dict[float, _Turn] = {}  # by period
         self._refused: list[tuple[_Group, Node]] = []
         self._retry_refused_s = 0.0
         self._gap: Gap | None = None
@@ -119,7 +137,8 @@ class OpcuaDriver:
         self._lost: str | None = None
         self._gap_marked = True
         self._arrived = asyncio.Event()
-        self._rows: list[Row] = []  # until the next read
+        self._rows: list[Rows] = []  # until the next read
+        self._taken = asyncio.Event()
         self._marks: list[SampleBatch] = []
         n = len(points)
         self._heartbeat_ns = np.array([max(p.period_s, HEARTBEAT_S) for p in points]) * NS_PER_S
@@ -129,23 +148,26 @@ class OpcuaDriver:
         self._up = False
         self._since_ns = self._clock.now_ns()
         self._detail = "not connected"
-        self._counters = {"values": 0, "gaps": 0, "refused_nodes": 0, "history_values": 0}
+        self._counters = {
+            "values": 0, "gaps": 0, "refused_nodes": 0, "history_values": 0, "overflows": 0, "missed_ticks": 0,
+        }  # fmt: skip
 
     # ---- the seam
 
     async def __aenter__(self) -> Self:
         self._lost = None
-        self._groups, self._polling, self._refused = [], [], []
+        self._groups, self._polling, self._refused = [], {}, []
+        self._publisher = Publisher(self._session, self._lose)
         self._rows.clear()
         try:
             async with asyncio.timeout(5 * self._session.timeout_s):
                 await self._session.open(self._lose)
                 await self._begin()
         except Exception as why:
-            await self._session.close(dead=self._lost is not None)
+            await self._close()
             raise self._session.failure(why) from why
         except asyncio.CancelledError:
-            await self._session.close(dead=self._lost is not None)
+            await self._close()
             raise
         self._up, self._since_ns, self._detail = True, self._clock.now_ns(), "connected"
         self._gap_marked = False
@@ -178,6 +200,8 @@ class OpcuaDriver:
         for device, slots in self._slots_of_device.items():
             bad = int(quality.is_bad(self._last_status[slots]).sum())
             detail = self._detail
+            if self._up and (lost := self._counters["overflows"]):
+                detail = f"connected, the server's queues were too short {lost} times (queue_size)"
             if self._up and bad:
                 detail = f"{bad} of {len(slots)} points bad"
             up = self._up and (bad < len(slots) or not slots)
@@ -191,6 +215,11 @@ class OpcuaDriver:
             self._closing_gap.cancel()
             await asyncio.gather(self._closing_gap, return_exceptions=True)
             self._closing_gap = None
+        await self._close()
+
+    async def _close(self) -> None:
+        if self._publisher is not None:
+            await self._publisher.close()
         await self._session.close(dead=self._lost is not None)
 
     async def _begin(self) -> None:
@@ -204,15 +233,8 @@ class OpcuaDriver:
         nodes = [node for node in self._nodes if node.resolved is not None]
         if str(self._options.get("mode", "subscribe")) == "read":
             self._poll(nodes)
-            return
-        try:
+        else:
             await self._subscribe(nodes)
-        except ua.UaStatusCodeError as why:
-            log.warning(
-                "no subscription, reading in turn", extra={"connection": self.name, "why": type(why).__name__}
-            )
-            self._groups = []
-            self._poll(nodes)
 
     # ---- subscriptions
 
@@ -220,20 +242,36 @@ class OpcuaDriver:
         by_period: dict[float, list[Node]] = defaultdict(list)
         for node in nodes:
             by_period[node.period_s].append(node)
+        unwatched: list[Node] = []
         for period_s, of_period in sorted(by_period.items()):
             # Sampling at twice the period's rate and publishing as often shows a change within one period.
             sampling_s = float(str(self._options.get("sampling_interval_s", period_s / 2)))
             publishing_s = float(
                 str(self._options.get("publish_interval_s", min(max(period_s / 2, 0.25), 1.0)))
             )
-            for part in parts(of_period, ITEMS_PER_SUBSCRIPTION):
-                group = _Group(part, sampling_s, publishing_s)
-                await self._create_subscription(group)
-                self._groups.append(group)
-                await self._monitor(group, list(enumerate(group.nodes)))
+            for start in range(0, len(of_period), ITEMS_PER_SUBSCRIPTION):
+                group, part = (
+                    _Group(sampling_s, publishing_s),
+                    of_period[start : start + ITEMS_PER_SUBSCRIPTION],
+                )
+                try:
+                    await self._create_subscription(group)
+                    unwatched += await self._monitor(group, part)
+                except ua.UaStatusCodeError as why:
+                    log.warning("no subscription", extra={"connection": self.name, "why": type(why).__name__})
+                    unwatched += part
+                else:
+                    self._groups.append(group)
+        if unwatched:
+            log.warning(
+                "nodes read in turn",
+                extra={"connection": self.name, "nodes": [n.node_id for n in unwatched][:20]},
+            )
+            self._poll(unwatched)
         self._retry_refused_s = time.monotonic() + REFUSED_RETRY_S
 
     async def _create_subscription(self, group: _Group) -> None:
+        assert self._publisher is not None
         keep_alive_count = max(1, round(KEEP_ALIVE_S / group.publishing_s))
         parameters = ua.CreateSubscriptionParameters(
             RequestedPublishingInterval=ua.Double(group.publishing_s * 1000),
@@ -244,40 +282,46 @@ class OpcuaDriver:
             Priority=ua.Byte(0),
         )
 
-        def published(result: ua.PublishResult) -> None:
-            self._published(group, result)
+        def published(answer: PublishAnswer) -> None:
+            self._published(group, answer)
 
         group.heard_s = time.monotonic()
-        answer = await self._session.services.create_subscription(parameters, published)
+        answer = await self._publisher.subscribe(parameters, published)
         group.id = answer.SubscriptionId
         group.publishing_s = answer.RevisedPublishingInterval / 1000
 
-    async def _monitor(
-        self, group: _Group, items: Sequence[tuple[int, Node]], deadbands: bool = True
-    ) -> None:
-        """Have the server watch nodes of a group; `items` are (client handle, node)."""
-        unfiltered: list[tuple[int, Node]] = []
-        for part in parts(items, self._session.limit_monitor):
-            parameters = ua.CreateMonitoredItemsParameters(
+    async def _monitor(self, group: _Group, nodes: Sequence[Node], deadbands: bool = True) -> list[Node]:
+        """Have the server watch nodes of a group; those it has but will not watch come back."""
+        unfiltered: list[Node] = []
+        unwatched: list[Node] = []
+
+        async def monitor(part: list[Node]) -> None:
+            request = ua.CreateMonitoredItemsParameters(
                 SubscriptionId=group.id,
                 TimestampsToReturn=ua.TimestampsToReturn.Both,
-                ItemsToCreate=[self._item(group, handle, node, deadbands) for handle, node in part],
+                ItemsToCreate=[self._item(group, node, deadbands) for node in part],
             )
-            results = await self._session.services.create_monitored_items(parameters)
-            for (handle, node), result in zip(part, results, strict=True):
+            results = await self._session.services.create_monitored_items(request)
+            for node, result in zip(part, results, strict=True):
+                code = result.StatusCode.value
                 if result.StatusCode.is_good():
                     group.slots += [slot for slot, _ in node.feeds]
-                elif result.StatusCode.value in _FILTER_REFUSALS and deadbands:
-                    unfiltered.append((handle, node))
-                else:
+                elif code in _FILTER_REFUSALS and deadbands:
+                    unfiltered.append(node)
+                elif code in _NO_SUCH_NODE:
                     self._refused.append((group, node))
                     self._refuse([node], quality.BAD_CONFIGURATION_ERROR)
-        if unfiltered:
-            await self._monitor(group, unfiltered, deadbands=False)
+                else:
+                    unwatched.append(node)
 
-    def _item(self, group: _Group, handle: int, node: Node, deadbands: bool) -> ua.MonitoredItemCreateRequest:
+        await self._session.split(Service.MONITOR, nodes, monitor)
+        if unfiltered:
+            unwatched += await self._monitor(group, unfiltered, deadbands=False)
+        return unwatched
+
+    def _item(self, group: _Group, node: Node, deadbands: bool) -> ua.MonitoredItemCreateRequest:
         parameters = ua.MonitoringParameters(
-            ClientHandle=ua.UInt32(handle),
+            ClientHandle=ua.UInt32(node.handle),
             SamplingInterval=ua.Double(group.sampling_s * 1000),
             QueueSize=ua.UInt32(self._queue_size),
             DiscardOldest=True,
@@ -294,19 +338,16 @@ class OpcuaDriver:
             RequestedParameters=parameters,
         )
 
-    def _published(self, group: _Group, result: ua.PublishResult) -> None:
-        """One publish answer, straight from the library's receive loop."""
-        message = result.NotificationMessage
+    def _published(self, group: _Group, answer: PublishAnswer) -> None:
+        """One publish answer, right as it comes."""
         arrival_ns = self._clock.now_ns()
         group.heard_s = time.monotonic()
-        for notification in message.NotificationData or ():
-            if isinstance(notification, ua.DataChangeNotification):
-                for item in notification.MonitoredItems:
-                    self._value(group.nodes[item.ClientHandle], item.Value, arrival_ns, polled=False)
-            elif isinstance(notification, ua.StatusChangeNotification):
-                self._lose(f"subscription ended: {ua.StatusCode(notification.Status).name}")
-        if not result.MoreNotifications:
-            published_ns = ns_of(message.PublishTime) if message.PublishTime else arrival_ns
+        for values in answer.changes:
+            self._take_values(values, arrival_ns, polled=False)
+        for code in answer.statuses:
+            self._lose(f"subscription ended: {ua.StatusCode(code).name}")
+        if not answer.more:
+            published_ns = answer.published_ns
             if not plausible(published_ns, arrival_ns):
                 published_ns = arrival_ns
             known_ns = published_ns - int((group.sampling_s + CLOCK_TOLERANCE_S) * NS_PER_S)
@@ -328,30 +369,27 @@ class OpcuaDriver:
     # ---- cyclic reads
 
     def _poll(self, nodes: Sequence[Node]) -> None:
-        by_period: dict[float, list[Node]] = defaultdict(list)
+        now_s = self._clock.now_ns() / NS_PER_S
         for node in nodes:
-            by_period[node.period_s].append(node)
-        now_s = time.time()
-        self._polling = [(now_s, of_period) for _, of_period in sorted(by_period.items())]
+            self._polling.setdefault(node.period_s, _Turn([], now_s)).nodes.append(node)
 
     async def _poll_or_wait(self) -> None:
         """Until there are rows, the link is lost or a second has passed."""
-        now_s = time.time()
+        wait_s = 1.0
         if self._polling:
-            due_s = min(due for due, _ in self._polling)
-            if due_s > now_s:
-                await asyncio.sleep(min(due_s - now_s, 1.0))
-                return
-            for i, (due_s, nodes) in enumerate(self._polling):
-                if due_s <= now_s:
-                    period_s = nodes[0].period_s
-                    self._polling[i] = ((now_s // period_s + 1) * period_s, nodes)
-                    await self._read_all(nodes)
-            return
+            now_s = self._clock.now_ns() / NS_PER_S
+            wait_s = min(max(min(turn.due_s for turn in self._polling.values()) - now_s, 0.0), wait_s)
         if not self._rows and not self._marks:
             self._arrived.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._arrived.wait(), 1.0)
+                await asyncio.wait_for(self._arrived.wait(), wait_s)
+        now_s = self._clock.now_ns() / NS_PER_S
+        for period_s, turn in self._polling.items():
+            if turn.due_s <= now_s or turn.due_s > now_s + 2 * period_s:  # the clock was put back
+                missed = int((now_s - turn.due_s) // period_s)
+                self._counters["missed_ticks"] += max(0, missed)
+                turn.due_s = (now_s // period_s + 1) * period_s
+                await self._read_all(turn.nodes)
         now = time.monotonic()
         for group in self._groups:
             silent_s = now - group.heard_s
@@ -362,30 +400,30 @@ class OpcuaDriver:
 
     async def _retry_refused(self) -> None:
         refused, self._refused = self._refused, []
+        by_group: dict[int, list[Node]] = defaultdict(list)
+        for group, node in refused:
+            by_group[group.id].append(node)
         try:
-            for group, node in refused:
-                await self._monitor(group, [(group.nodes.index(node), node)])
+            for group in self._groups:
+                self._poll(await self._monitor(group, by_group[group.id]))
         except (OSError, TimeoutError, ua.UaError) as why:
             self._lose(f"asking again for refused nodes failed: {said(why)}")
         self._retry_refused_s = time.monotonic() + REFUSED_RETRY_S
 
     async def _read_all(self, nodes: Sequence[Node]) -> None:
+        async def read(part: list[Node]) -> None:
+            request = ua.ReadRequest()
+            request.Parameters.TimestampsToReturn = ua.TimestampsToReturn.Both
+            request.Parameters.NodesToRead = [
+                ua.ReadValueId(NodeId=node.resolved, AttributeId=ua.UInt32(ua.AttributeIds.Value))
+                for node in part
+            ]
+            values = read_answer(await self._session.send(request), [node.handle for node in part])
+            self._take_values(values, self._clock.now_ns(), polled=True)
+
         try:
-            for part in parts(nodes, self._session.limit_read):
-                ids = [node.resolved for node in part]
-                answers = await self._session.services.read(
-                    ua.ReadParameters(
-                        TimestampsToReturn=ua.TimestampsToReturn.Both,
-                        NodesToRead=[
-                            ua.ReadValueId(NodeId=i, AttributeId=ua.UInt32(ua.AttributeIds.Value))
-                            for i in ids
-                        ],
-                    )
-                )
-                arrival_ns = self._clock.now_ns()
-                for node, answer in zip(part, answers, strict=True):
-                    self._value(node, answer, arrival_ns, polled=True)
-        except (OSError, TimeoutError, ua.UaError) as why:
+            await self._session.split(Service.READ, nodes, read)
+        except (OSError, TimeoutError, ua.UaError, ValueError, struct.error) as why:
             self._lose(f"read failed: {said(why)}")
 
     # ---- history
@@ -393,48 +431,62 @@ class OpcuaDriver:
     async def _close_gap(self, gap: Gap) -> None:
         """Ask for what the server kept of a gap; live values come in beside it."""
         until_ns = self._clock.now_ns()
-        services = self._session.services
+        before: dict[int, Row | None] = {}
+
+        async def read(part: list[Node]) -> None:
+            since_ns = min(_known_since(gap, node) for node in part)
+            async for values in read_history(self._session, part, since_ns, until_ns):
+                self._take_history(
+                    gap, history_rows(self._feeds, values, until_ns, self._last_ns.size), before
+                )
+                while sum(map(len, self._rows)) > ROWS_AHEAD:
+                    self._taken.clear()
+                    await self._taken.wait()
+
         nodes = [n for n in self._nodes if n.resolved is not None and _known_since(gap, n)]
         try:
-            kept = await nodes_with_history(services, [n.resolved for n in nodes], self._session.limit_read)
-            for part in parts([nodes[i] for i in kept], min(self._session.limit_history, NODES_PER_CALL)):
-                since_ns = min(_known_since(gap, node) for node in part)
-                rows: list[Row] = []
-                async for i, values in read_history(services, [n.resolved for n in part], since_ns, until_ns):
-                    rows += history_rows(part[i], values, until_ns)
-                self._take_history(gap, rows)
+            kept = await nodes_with_history(self._session, nodes)
+            await self._session.split(Service.HISTORY, kept, read)
         except (OSError, TimeoutError, ua.UaError) as why:
             log.warning("history of a gap not read", extra={"connection": self.name, "why": said(why)})
             return
         if self._gap is gap:
             self._gap = None
 
-    def _take_history(self, gap: Gap, rows: Sequence[Row]) -> None:
+    def _take_history(self, gap: Gap, rows: Rows, before: dict[int, Row | None]) -> None:
+        """A page of one node; `before` is the last row of each slot so far."""
+        rows = rows.take(rows.time_ns > gap.since_ns[rows.slot])
         by_slot: dict[int, list[Row]] = defaultdict(list)
-        for row in rows:
-            if row[1] > gap.since_ns[row[0]]:
-                by_slot[row[0]].append(row)
+        columns = (rows.slot.tolist(), rows.time_ns.tolist(), rows.raw.tolist(), rows.status.tolist())
+        for row in zip(*columns, strict=True):
+            by_slot[row[0]].append(row)
+        repeats: list[Row] = []
         for slot, of_slot in by_slot.items():
             of_slot.sort(key=lambda row: row[1])
-            self._rows += of_slot
-            self._rows += across_marks(gap.row_before(slot), of_slot, gap.marks_ns)
-            self._counters["history_values"] += len(of_slot)
+            standing = before.get(slot, gap.row_before(slot))
+            marks_ns = [mark for mark in gap.marks_ns if standing is None or mark >= standing[1]]
+            repeats += across_marks(standing, of_slot, marks_ns)
+            before[slot] = of_slot[-1]
+        self._rows += [rows, Rows.of(repeats)]
+        self._counters["history_values"] += len(rows)
         self._arrived.set()
 
     # ---- values
 
-    def _value(self, node: Node, value: ua.DataValue, arrival_ns: int, polled: bool) -> None:
-        first = self._last_status[node.feeds[0][0]] < 0
-        for row in rows_of(node, value, arrival_ns, standing=polled or bool(first)):
-            slot, time_ns, raw, status = row
-            self._rows.append(row)
-            self._last_ns[slot], self._last_raw[slot], self._last_status[slot] = time_ns, raw, status
+    def _take_values(self, values: Values, arrival_ns: int, polled: bool) -> None:
+        rows = self._feeds.rows_of(values, arrival_ns, self._last_status, standing=polled)
+        self._counters["overflows"] += overflows(values)
+        self._rows.append(rows)
+        # Of several of one slot the last stands.
+        self._last_ns[rows.slot], self._last_raw[rows.slot] = rows.time_ns, rows.raw
+        self._last_status[rows.slot] = rows.status
 
     def _take_rows(self) -> SampleBatch:
-        rows, self._rows = self._rows, []
-        self._counters["values"] += len(rows)
-        slot, time_ns, raw, status = zip(*rows, strict=True)
-        return self._delivery.batch(slot, time_ns, raw, np.array(status, dtype=np.int16))
+        taken, self._rows = self._rows, []
+        batches = [self._delivery.batch(rows.slot, rows.time_ns, rows.raw, rows.status) for rows in taken]
+        self._taken.set()
+        self._counters["values"] += sum(map(len, batches))
+        return concatenate(batches)
 
     def _refuse(self, nodes: Iterable[Node], status: int) -> None:
         nodes = list(nodes)
@@ -479,7 +531,8 @@ def _nodes_of(points: Sequence[Point]) -> list[Node]:
         deadband = abs((point.deadband or 0.0) / source.scale) if point.kind is Kind.GAUGE else 0.0
         node = nodes.get(source.node_id)
         if node is None:
-            nodes[source.node_id] = Node(source.node_id, [(slot, source.element)], point.period_s, deadband)
+            feeds = [(slot, source.element)]
+            nodes[source.node_id] = Node(source.node_id, feeds, point.period_s, deadband, len(nodes))
         else:
             node.feeds.append((slot, source.element))
             node.period_s = min(node.period_s, point.period_s)

@@ -11,19 +11,23 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
+import numpy as np
 from asyncua import ua
 
-from collector.drivers.opcua_decode import Row
+from collector.drivers.opcua_decode import Feeds, Node, Rows
+from collector.drivers.opcua_session import Service, Session
+from collector.drivers.opcua_wire import NO_TIME, Values, values_of
 from core import quality
 from core.clock import NS_PER_S, datetime_of
 from core.samples import NS_PER_US, Floats, Statuses, Times
 
 LONGEST_GAP_S: Final = 7 * 86_400  # what is older is not believed of a live source either
 VALUES_PER_PAGE: Final = 1_000
-NODES_PER_CALL: Final = 100
 _READABLE: Final = 4  # AccessLevel: the history can be read (Part 3, 8.57)
+
+Row = tuple[int, int, float, int]  # slot, time, raw, status
 
 
 @dataclass(slots=True)
@@ -46,28 +50,26 @@ class Gap:
         return slot, int(self.since_ns[slot]), float(self.raw[slot]), int(self.status[slot])
 
 
-async def nodes_with_history(services: Any, nodes: Sequence[ua.NodeId], per_call: int) -> list[int]:
-    """Which of the nodes, by index, have a history we may read."""
+async def nodes_with_history(session: Session, nodes: Sequence[Node]) -> list[Node]:
+    """Those of the nodes that have a history we may read."""
     found = []
-    for start in range(0, len(nodes), per_call):
-        answers = await services.read_attributes(
-            list(nodes[start : start + per_call]), ua.AttributeIds.UserAccessLevel
-        )
-        for i, answer in enumerate(answers, start):
+
+    async def ask(part: list[Node]) -> None:
+        ids = [node.resolved for node in part]
+        answers = await session.services.read_attributes(ids, ua.AttributeIds.UserAccessLevel)
+        for node, answer in zip(part, answers, strict=True):
             level = answer.Value.Value if answer.Value is not None else None
             if isinstance(level, int) and level & _READABLE:
-                found.append(i)
+                found.append(node)
+
+    await session.split(Service.READ, nodes, ask)
     return found
 
 
 async def read_history(
-    services: Any, nodes: Sequence[ua.NodeId], start_ns: int, end_ns: int
-) -> AsyncIterator[tuple[int, list[ua.DataValue]]]:
-    """The raw values of nodes in [start_ns, end_ns], page by page, as (index of the node, values).
-
-    Args:
-        nodes: At most NODES_PER_CALL, and no more than the server takes.
-    """
+    session: Session, nodes: Sequence[Node], start_ns: int, end_ns: int
+) -> AsyncIterator[Values]:
+    """The raw values of nodes in [start_ns, end_ns], page by page, each of one node and later than its last."""
     details = ua.ReadRawModifiedDetails(
         IsReadModified=False,
         StartTime=datetime_of(max(start_ns, end_ns - LONGEST_GAP_S * NS_PER_S)),
@@ -77,14 +79,15 @@ async def read_history(
     )
     wanted: dict[int, bytes | None] = dict.fromkeys(range(len(nodes)))
     newest: dict[int, datetime] = {}
+    alone: list[Node] = []
     while wanted:
-        results = await services.history_read(
+        results = await session.services.history_read(
             ua.HistoryReadParameters(
                 HistoryReadDetails=details,
                 TimestampsToReturn=ua.TimestampsToReturn.Both,
                 ReleaseContinuationPoints=False,
                 NodesToRead=[
-                    ua.HistoryReadValueId(NodeId=nodes[i], IndexRange="", ContinuationPoint=point)
+                    ua.HistoryReadValueId(NodeId=nodes[i].resolved, IndexRange="", ContinuationPoint=point)
                     for i, point in wanted.items()
                 ],
             )
@@ -92,14 +95,28 @@ async def read_history(
         going_on: dict[int, bytes | None] = {}
         for i, result in zip(wanted, results, strict=True):
             values = getattr(result.HistoryData, "DataValues", None)
+            if result.StatusCode.value == ua.StatusCodes.BadNoContinuationPoints and len(nodes) > 1:
+                alone.append(nodes[i])  # the server has too few places for as many at once
             if not result.StatusCode.is_good() or not values:
                 continue
-            yield i, values
+            yield values_of((nodes[i].handle, value) for value in values)
             last = values[-1].SourceTimestamp or values[-1].ServerTimestamp
             # Some servers give the same point all the way, so progress is told by the times.
             if result.ContinuationPoint and last is not None and (i not in newest or last > newest[i]):
                 going_on[i], newest[i] = result.ContinuationPoint, last
         wanted = going_on
+    for node in alone:
+        async for page in read_history(session, [node], start_ns, end_ns):
+            yield page
+
+
+def history_rows(feeds: Feeds, values: Values, until_ns: int, n_slots: int) -> Rows:
+    """Rows of a page of history; what has no time of its own is worth nothing here."""
+    good = np.zeros(n_slots, dtype=np.int16)
+    undated = (values.source_ns == NO_TIME) & (values.server_ns == NO_TIME)
+    values.server_ns[undated] = until_ns + NS_PER_S
+    rows = feeds.rows_of(values, until_ns + NS_PER_S, good, standing=False)
+    return rows.take(rows.time_ns <= until_ns)
 
 
 def across_marks(before: Row | None, rows: Sequence[Row], marks_ns: Sequence[int]) -> list[Row]:

@@ -1,5 +1,8 @@
 """One session with an OPC UA server: who we are, whom we believe, how we log in, how much one call may ask.
 
+How many nodes one call may name, each server says for each service, or says
+nothing and refuses: then half as many are asked for.
+
 Servers are believed by the plant's trust list (collector/pki.py), never because
 they answer. The session is not mended when its link fails: it is closed and
 opened again.
@@ -11,7 +14,8 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -22,7 +26,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from collector import pki
-from collector.drivers.opcua_decode import number_of
 from core.errors import BadRequest, DeviceRefused, DeviceUnreachable
 from core.metrics import CERTIFICATE_DAYS
 from core.plant.model import Connection
@@ -30,7 +33,6 @@ from core.plant.model import Connection
 # What fails in the library reaches us as an exception and is said once, by the runner.
 logging.getLogger("asyncua").setLevel(logging.CRITICAL)
 
-ITEMS_PER_CALL: Final = 1_000  # at most, whatever the server would take
 SESSION_TIMEOUT_S: Final = 120
 WATCHDOG_S: Final = 5.0
 
@@ -55,6 +57,30 @@ _REFUSALS = (
     ua.StatusCodes.BadSecurityChecksFailed,
     ua.StatusCodes.BadSecurityPolicyRejected,
 )
+_TOO_MUCH = (
+    ua.StatusCodes.BadTooManyOperations,
+    ua.StatusCodes.BadRequestTooLarge,
+    ua.StatusCodes.BadResponseTooLarge,
+    ua.StatusCodes.BadEncodingLimitsExceeded,
+)
+
+
+class Service(Enum):
+    """What a server may limit the size of, by the object that says so."""
+
+    READ = ua.ObjectIds.Server_ServerCapabilities_OperationLimits_MaxNodesPerRead
+    MONITOR = ua.ObjectIds.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall
+    HISTORY = ua.ObjectIds.Server_ServerCapabilities_OperationLimits_MaxNodesPerHistoryReadData
+    BROWSE = ua.ObjectIds.Server_ServerCapabilities_OperationLimits_MaxNodesPerBrowse
+
+
+# At most, whatever the server would take; fewer of what holds a place there through answers of many pages.
+MOST_PER_CALL: Final = {
+    Service.READ: 1_000,
+    Service.MONITOR: 1_000,
+    Service.HISTORY: 100,
+    Service.BROWSE: 100,
+}
 
 
 class Session:
@@ -67,7 +93,7 @@ class Session:
 
     Attributes:
         namespaces: The server's namespace table.
-        limit_read, limit_monitor, limit_history: How many nodes one call may name.
+        limits: How many nodes one call may name.
     """
 
     def __init__(self, folder: Path, connection: Connection) -> None:
@@ -79,7 +105,7 @@ class Session:
         self._client: Client | None = None
         self._certificates: dict[str, x509.Certificate] = {}  # by whose they are
         self.namespaces: list[str] = []
-        self.limit_read = self.limit_monitor = self.limit_history = ITEMS_PER_CALL
+        self.limits = dict(MOST_PER_CALL)
 
     async def open(self, lost: Callable[[str], None]) -> None:
         """Connect and log in; `lost` is told once the link fails. `close` it whatever comes of it.
@@ -109,7 +135,30 @@ class Session:
         client.connection_lost_callback = link_lost
         await client.connect()
         self.namespaces = await client.get_namespace_array()
-        self.limit_read, self.limit_monitor, self.limit_history = await self._operation_limits()
+        await self._read_limits()
+
+    async def split(
+        self, service: Service, items: Sequence[T], call: Callable[[list[T]], Awaitable[object]]
+    ) -> None:
+        """Call with all the items, as many at once as the server takes."""
+        at = 0
+        while at < len(items):
+            part = list(items[at : at + self.limits[service]])
+            try:
+                await call(part)
+            except ua.UaStatusCodeError as why:
+                if why.code not in _TOO_MUCH or len(part) == 1:
+                    raise
+                self.limits[service] = (len(part) + 1) // 2
+            else:
+                at += len(part)
+
+    async def send(self, request: Any, timeout_s: float | None = None) -> Any:
+        """The server's answer to a whole request, in the library's buffer; `timeout_s` of 0: whenever it comes."""
+        client = self._client
+        if client is None or client.uaclient.protocol is None:
+            raise DeviceUnreachable(f"{self.where}: not connected")
+        return await client.uaclient.protocol.send_request(request, timeout_s)
 
     @property
     def services(self) -> Any:
@@ -222,23 +271,14 @@ class Session:
         except DeviceRefused as why:
             raise DeviceRefused(f"{self.where}: {why}") from None
 
-    async def _operation_limits(self) -> list[int]:
-        ids = ua.ObjectIds
-        wanted = [
-            ids.Server_ServerCapabilities_OperationLimits_MaxNodesPerRead,
-            ids.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall,
-            ids.Server_ServerCapabilities_OperationLimits_MaxNodesPerHistoryReadData,
-        ]
+    async def _read_limits(self) -> None:
         answers = await self.services.read_attributes(
-            [ua.NodeId(ua.Int32(number)) for number in wanted], ua.AttributeIds.Value
+            [ua.NodeId(ua.Int32(service.value)) for service in Service], ua.AttributeIds.Value
         )
-        limits = [number_of(a.Value.Value if a.Value else None) for a in answers]
-        return [int(min(v, ITEMS_PER_CALL)) if v > 0 else ITEMS_PER_CALL for v in limits]
-
-
-def parts(items: Sequence[T], size: int) -> Iterator[list[T]]:
-    for start in range(0, len(items), size):
-        yield list(items[start : start + size])
+        for service, answer in zip(Service, answers, strict=True):
+            limit = answer.Value.Value if answer.Value is not None else None
+            most = MOST_PER_CALL[service]
+            self.limits[service] = min(limit, most) if isinstance(limit, int) and limit > 0 else most
 
 
 def said(why: Exception) -> str:

@@ -17,14 +17,15 @@ from typing import Any, Final
 
 from asyncua import ua
 
-from collector.drivers.opcua_decode import number_of, resolved_node
-from collector.drivers.opcua_session import Session, parts
+from collector.drivers.opcua_decode import resolved_node
+from collector.drivers.opcua_session import Service, Session
+from collector.payload import number_of
 from collector.tools.browse import Offer, Said
+from core import quality
 from core.plant.model import Connection, OpcuaSource, Plant
 
 MOST_OFFERS: Final = 10_000
 MOST_NODES: Final = 200_000
-_NODES_PER_BROWSE: Final = 100
 _MOST_ELEMENTS: Final = 100
 _SERVER: Final = ua.NodeId(ua.Int32(ua.ObjectIds.Server))
 _OBJECTS: Final = ua.NodeId(ua.Int32(ua.ObjectIds.ObjectsFolder))
@@ -37,6 +38,9 @@ class _Variable:
     path: str
     shown_name: str
     properties: dict[str, ua.NodeId]
+
+
+_Place = tuple[ua.NodeId, str, _Variable | None]  # the path that led there, and what it is
 
 
 async def browse(plant: Plant, connection: Connection, seconds: float, said: Said) -> list[Offer]:
@@ -61,10 +65,11 @@ async def _walk(session: Session, said: Said) -> list[_Variable]:
     """Breadth first, each node once, however often the tree leads back to it."""
     variables: list[_Variable] = []
     seen = {_OBJECTS, _SERVER}
-    level: list[tuple[ua.NodeId, str, _Variable | None]] = [(_OBJECTS, "", None)]
+    level: list[_Place] = [(_OBJECTS, "", None)]
     while level and len(seen) < MOST_NODES and len(variables) < MOST_OFFERS:
-        below: list[tuple[ua.NodeId, str, _Variable | None]] = []
-        for part in parts(level, _NODES_PER_BROWSE):
+        below: list[_Place] = []
+
+        async def look(part: list[_Place], below: list[_Place] = below) -> None:
             said(f"{len(seen)} nodes, {len(variables)} variables", min(0.8, len(variables) / MOST_OFFERS))
             found = await _children(session, [node for node, _, _ in part])
             for (_, path, owner), children in zip(part, found, strict=True):
@@ -82,6 +87,8 @@ async def _walk(session: Session, said: Said) -> list[_Variable]:
                         variables.append(variable)
                     if is_variable or child.NodeClass == ua.NodeClass.Object:
                         below.append((node, f"{path}/{name}", variable))
+
+        await session.split(Service.BROWSE, level, look)
         level = below
     return variables
 
@@ -117,6 +124,9 @@ async def _children(session: Session, nodes: Sequence[ua.NodeId]) -> list[list[u
                 going_on[i] = result.ContinuationPoint
             else:
                 del going_on[i]
+    for i, result in enumerate(results):
+        if result.StatusCode.value == ua.StatusCodes.BadNoContinuationPoints and len(nodes) > 1:
+            (children[i],) = await _children(session, [nodes[i]])  # too many at once for the server
     return children
 
 
@@ -144,12 +154,15 @@ async def _offers(
 async def _values(session: Session, nodes: Sequence[ua.NodeId], said: Said) -> list[ua.DataValue]:
     values: list[ua.DataValue] = []
     started_s = time.monotonic()
-    for part in parts(nodes, session.limit_read):
-        values += await session.services.read_attributes(part, ua.AttributeIds.Value)
+
+    async def read(part: list[ua.NodeId]) -> None:
+        values.extend(await session.services.read_attributes(part, ua.AttributeIds.Value))
         said(
             f"{len(values)} values in {time.monotonic() - started_s:.0f} s",
             0.8 + 0.2 * len(values) / len(nodes),
         )
+
+    await session.split(Service.READ, nodes, read)
     return values
 
 
@@ -165,8 +178,7 @@ def _numbers(answer: ua.DataValue) -> list[tuple[int | None, str]]:
 
 
 def _is_number(content: Any) -> bool:
-    number = number_of(content)
-    return number == number or isinstance(content, float)
+    return number_of(content)[1] == quality.GOOD or isinstance(content, float)
 
 
 def _note(variable: _Variable, answer: ua.DataValue, properties: dict[str, ua.DataValue]) -> str:

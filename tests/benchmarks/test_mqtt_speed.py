@@ -7,7 +7,6 @@ Everything is the CPU time of this process, its network thread included; broker 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import orjson
@@ -55,37 +53,33 @@ client.loop_stop()
 """
 
 
-def module(name: str) -> ModuleType:
-    """The fixtures of the MQTT tests."""
-    file = Path(__file__).parents[1] / "mqtt" / "conftest.py"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
-MQTT = module("mqtt_fixtures")
+@pytest.fixture(scope="module")
+def mqtt(fixtures_of: Callable[[str], Any]) -> Any:
+    return fixtures_of("mqtt")
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Any]:
-    if MQTT.MOSQUITTO is None:
+def broker(mqtt: Any, tmp_path: Path) -> Iterator[Any]:
+    if mqtt.MOSQUITTO is None:
         pytest.skip("mosquitto is not installed (tests/peers/install.sh)")
-    started = MQTT.Broker(tmp_path)
+    started = mqtt.Broker(tmp_path)
     started.start()
     yield started
     started.stop()
 
 
-def plant_of(port: int) -> Plant:
+@pytest.fixture
+def plant_of(mqtt: Any) -> Callable[[int], Plant]:
     points = {
         f"m{m}.v{k}": MqttSource(f"plant/m{m}", f"$.v.k{k}", time_path="$.ts")
         for m in range(METERS)
         for k in range(VALUES)
     }
-    plant: Plant = MQTT.mqtt_plant(port, points)
+
+    def plant(port: int) -> Plant:
+        made: Plant = mqtt.mqtt_plant(port, points)
+        return made
+
     return plant
 
 
@@ -99,7 +93,7 @@ def cpu_s(work: Callable[[], object]) -> float:
     return best
 
 
-def test_json_messages_of_100_values_decoded() -> None:
+def test_json_messages_of_100_values_decoded(plant_of: Callable[[int], Plant]) -> None:
     plant = plant_of(1)
     driver = MqttDriver(plant, plant.connections[0])
     now_ns = time.time_ns()
@@ -130,7 +124,9 @@ def test_json_messages_of_100_values_decoded() -> None:
 
 
 @pytest.mark.parametrize("to_disk", [False, True], ids=["read", "spooled"])
-def test_200_000_values_a_second_through_a_broker(broker: Any, tmp_path: Path, to_disk: bool) -> None:
+def test_200_000_values_a_second_through_a_broker(
+    broker: Any, plant_of: Callable[[int], Plant], tmp_path: Path, to_disk: bool
+) -> None:
     seconds, plant = 8, plant_of(broker.port)
     wanted = MESSAGES_PER_S * seconds * VALUES
 
@@ -161,10 +157,10 @@ def test_200_000_values_a_second_through_a_broker(broker: Any, tmp_path: Path, t
     )
 
 
-def test_sparkplug_messages_of_100_metrics_by_alias() -> None:
+def test_sparkplug_messages_of_100_metrics_by_alias(mqtt: Any) -> None:
     connection = Connection("mq1", Protocol.SPARKPLUG, {"host": "127.0.0.1", "port": 1, "group": "G"})
     sources = {f"m0.v{k}": MqttSource("N/D", f"k{k}") for k in range(VALUES)}
-    plant: Plant = MQTT.mqtt_plant(1, sources, group="G")
+    plant: Plant = mqtt.mqtt_plant(1, sources, group="G")
     driver = SparkplugDriver(plant, connection)
     now_ns = time.time_ns()
 

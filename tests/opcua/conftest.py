@@ -56,6 +56,19 @@ class NodeServer:
     def bad(self, name: str) -> None:
         self._say(f"bad {name}")
 
+    def count(self, period_ms: int) -> None:
+        """Have every extra node count down from -1, by one each period."""
+        self._say(f"count {period_ms}")
+
+    def halt(self) -> int:
+        """End the counting; how many changes there were."""
+        self._say("halt")
+        assert self._process.stdout is not None
+        while not (line := self._process.stdout.readline()).strip().isdigit():
+            if not line:
+                raise RuntimeError("node-opcua ended")
+        return int(line)
+
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
@@ -76,16 +89,18 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pki")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(pki: Path) -> Iterator[NodeServer]:
-    started = NodeServer(pki)
+    """Of its variables, Stored alone has a history."""
+    started = NodeServer(pki, history=["Stored"])
     yield started
     started.kill()
 
 
-@pytest.fixture(scope="module")
-def historian(pki: Path) -> Iterator[NodeServer]:
-    started = NodeServer(pki, history=["Volume"])
+@pytest.fixture(scope="session")
+def large_server(pki: Path) -> Iterator[NodeServer]:
+    """5,001 variables more, of which one call may name 5,000."""
+    started = NodeServer(pki, extra=5001, per_call=5000)
     yield started
     started.kill()
 

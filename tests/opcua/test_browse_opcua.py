@@ -36,14 +36,12 @@ async def test_every_number_of_a_server_is_offered_by_namespace_uri(
 
 
 async def test_a_tree_larger_than_one_answer_is_walked_to_its_end(
-    start_server: Callable[..., Any], plant_of: Callable[..., Plant]
+    large_server: Any, plant_of: Callable[..., Plant]
 ) -> None:
-    server = start_server(extra=2300, per_call=400)
-
-    offers = await browse(plant_of(server.port, {}), "ua1", 1.0)
+    offers = await browse(plant_of(large_server.port, {}), "ua1", 1.0)
 
     found = {one.cells["node_id"]: one.shows for one in offers}
-    assert {f"{LINE}N{i}": str(float(i)) for i in range(2300)}.items() <= {
+    assert {f"{LINE}N{i}": str(float(i)) for i in range(5001)}.items() <= {
         node_id: str(float(shows)) for node_id, shows in found.items() if node_id.startswith(f"{LINE}N")
     }.items()
 

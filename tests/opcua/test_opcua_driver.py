@@ -16,7 +16,9 @@ from asyncua import ua
 
 from collector.drivers import opcua, opcua_session
 from collector.drivers.opcua import OpcuaDriver
-from collector.drivers.opcua_decode import time_of
+from collector.drivers.opcua_decode import times_of
+from collector.drivers.opcua_session import Service
+from collector.drivers.opcua_wire import values_of
 from collector.pki import Pki
 from core import quality
 from core.errors import DeviceRefused, DeviceUnreachable
@@ -76,6 +78,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 async def test_values_arrive_scaled_by_element_and_good(
     server: Any, mode: str, plant_of: Callable[..., Plant]
 ) -> None:
+    server.set("Power", 12.5)
     async with opened(plant_of(server.port, POINTS, mode=mode)) as reading:
         rows = await reading.until(seen(*POINTS))
 
@@ -87,7 +90,7 @@ async def test_values_arrive_scaled_by_element_and_good(
         "voltage_l1": (230.0, quality.GOOD),
         "voltage_l3": (229.0, quality.GOOD),
     }
-    assert all(abs(time_ns - time.time_ns()) < 5 * NS_PER_S for _, time_ns, _, _ in rows)
+    assert all(abs(row[1] - time.time_ns()) < 5 * NS_PER_S for row in rows if row[0] == "power")
 
 
 async def test_every_change_between_two_publishes_arrives_in_order(
@@ -146,23 +149,85 @@ async def test_a_server_that_will_not_subscribe_is_read_in_turn(
     async def refuses(*_: object) -> None:
         raise ua.UaStatusCodeError(ua.StatusCodes.BadTooManySubscriptions)
 
-    monkeypatch.setattr("asyncua.client.ua_session.UaSession.create_subscription", refuses)
+    monkeypatch.setattr("collector.drivers.opcua_publish.Publisher.subscribe", refuses)
     async with opened(plant_of(server.port, {"power": POINTS["power"]})) as reading:
         rows = await reading.until(lambda rows: len(rows) >= 3)
 
     assert [row[2] for row in rows] == [12.5, 12.5, 12.5]
 
 
-async def test_more_nodes_than_one_call_may_name_are_split(
-    start_server: Callable[..., Any], mode: str, plant_of: Callable[..., Plant]
+async def test_5001_nodes_against_a_limit_of_5000_are_split_and_so_again_after_a_cut(
+    large_server: Any,
+    wire: Callable[[int], Any],
+    mode: str,
+    plant_of: Callable[..., Plant],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    server = start_server(extra=1201, per_call=400)
-    points = {f"n{i}": OpcuaSource(f"{LINE}N{i}") for i in range(1201)}
-    async with opened(plant_of(server.port, points, period_s=1.0, mode=mode)) as reading:
-        rows = await reading.until(seen(*points))
+    for service in Service:  # else ours, which is lower, would hide the server's
+        monkeypatch.setitem(opcua_session.MOST_PER_CALL, service, 100_000)
+    monkeypatch.setattr(opcua, "ITEMS_PER_SUBSCRIPTION", 100_000)
+    points = {f"n{i}": OpcuaSource(f"{LINE}N{i}") for i in range(5001)}
+    async with wire(large_server.port) as line:
+        plant = plant_of(line.port, points, period_s=1.0, mode=mode)
+        driver = OpcuaDriver(plant, plant.connections[0])
+        for _ in range(2):
+            reading = Reading(driver)
+            async with driver:
+                assert driver._session.limits[Service.READ] == 5000
+                await reading.until(lambda rows: len({row[0] for row in rows}) == 5001)
+                line.cut()
+                with pytest.raises(DeviceUnreachable):
+                    await reading.until(lambda rows: False)
+            line.heal()
+            values = {name: value for name, _, value, status in reading.rows if status == quality.GOOD}
 
-    first = {name: value for name, _, value, _ in reversed(rows)}
-    assert first == {f"n{i}": float(i) for i in range(1201)}
+            assert values == {f"n{i}": float(i) for i in range(5001)}
+
+
+async def test_a_limit_the_server_only_shows_by_refusing_is_found(
+    large_server: Any, mode: str, plant_of: Callable[..., Plant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def says_nothing(session: opcua_session.Session) -> None:
+        session.limits = dict.fromkeys(Service, 100_000)
+
+    monkeypatch.setattr(opcua_session.Session, "_read_limits", says_nothing)
+    monkeypatch.setattr(opcua, "ITEMS_PER_SUBSCRIPTION", 100_000)
+    points = {f"n{i}": OpcuaSource(f"{LINE}N{i}") for i in range(5001)}
+    async with opened(plant_of(large_server.port, points, period_s=1.0, mode=mode)) as reading:
+        await reading.until(lambda rows: len({row[0] for row in rows}) == 5001)
+
+        asked = Service.READ if mode == "read" else Service.MONITOR
+        assert reading.driver._session.limits[asked] == 2501
+
+
+async def test_what_a_server_has_no_room_to_watch_is_read_in_turn(
+    start_server: Callable[..., Any], plant_of: Callable[..., Plant]
+) -> None:
+    server = start_server(capabilities={"maxMonitoredItemsPerSubscription": 2})
+    async with opened(plant_of(server.port, POINTS)) as reading:
+        await reading.until(seen(*POINTS))
+        for value in (1, 2):
+            server.set("Volume", value)
+            await reading.until(lambda rows, value=value: reading.values("volume")[-1] == 10.0 + value)
+
+    assert {status for *_, status in reading.rows} == {quality.GOOD}
+
+
+async def test_values_the_server_dropped_from_its_queue_are_counted_and_said(
+    server: Any, plant_of: Callable[..., Plant]
+) -> None:
+    asked = {"period_s": 0.1, "publish_interval_s": 1.0, "queue_size": 2}
+    async with opened(plant_of(server.port, {"volume": POINTS["volume"]}, **asked)) as reading:
+        await reading.until(seen("volume"))
+        for value in range(6):
+            server.set("Volume", value)
+            await asyncio.sleep(0.12)
+        await reading.until(lambda rows: reading.values("volume")[-1] == 15.0)
+        state = reading.driver.devices()["line"]
+
+    server.set("Volume", -7)
+    assert state.counters["overflows"] >= 1
+    assert "the server's queues were too short" in state.detail
 
 
 async def test_a_cut_link_marks_one_gap_and_comes_back_with_the_values_of_now(
@@ -317,8 +382,10 @@ SECOND = timedelta(seconds=1)
 def test_the_time_of_a_value_is_the_source_s_unless_its_clock_is_wrong(
     source: datetime | None, server_time: datetime | None, standing: bool, seconds: int, doubtful: bool
 ) -> None:
-    value = ua.DataValue(ua.Variant(1.0), SourceTimestamp=source, ServerTimestamp=server_time)
+    values = values_of(
+        [(0, ua.DataValue(ua.Variant(1.0), SourceTimestamp=source, ServerTimestamp=server_time))]
+    )
 
-    time_ns, in_doubt = time_of(value, NOW_NS, standing)
+    time_ns, in_doubt = times_of(values.source_ns, values.server_ns, NOW_NS, np.array([standing]))
 
-    assert ((time_ns - NOW_NS) / NS_PER_S, in_doubt) == (seconds, doubtful)
+    assert ((time_ns[0] - NOW_NS) / NS_PER_S, in_doubt[0]) == (seconds, doubtful)

@@ -22,6 +22,7 @@ from core.samples import NS_PER_S, SampleBatch
 
 LINE = "nsu=urn:plant:line1;s="
 VOLUME = {"volume": OpcuaSource(f"{LINE}Volume")}
+STORED = {"volume": OpcuaSource(f"{LINE}Stored")}
 
 Rows = list[tuple[str, int, float, int]]
 
@@ -57,7 +58,8 @@ class Kept:
 
 async def ramp(server: Any, start: int, end: int, step_s: float) -> None:
     for value in range(start, end):
-        server.set("Volume", value)
+        for name in ("Volume", "Stored"):
+            server.set(name, value)
         await asyncio.sleep(step_s)
 
 
@@ -89,20 +91,21 @@ async def collected(
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    server.set("Volume", -7)
+    for name in ("Volume", "Stored"):
+        server.set(name, -7)
     return kept, back_s
 
 
 async def test_a_cut_of_4_s_loses_nothing_of_a_server_that_keeps_a_history(
-    historian: Any,
+    server: Any,
     wire: Callable[[int], Any],
     plant_of: Callable[..., Plant],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("collector.drivers.opcua_history.VALUES_PER_PAGE", 7)
-    async with wire(historian.port) as line:
-        plant = plant_of(line.port, VOLUME, period_s=0.1, publish_interval_s=0.2)
-        kept, back_s = await collected(plant, historian, line, 4.0, "cut")
+    async with wire(server.port) as line:
+        plant = plant_of(line.port, STORED, period_s=0.1, publish_interval_s=0.2)
+        kept, back_s = await collected(plant, server, line, 4.0, "cut")
 
     assert kept.good() == [-7.0, *map(float, range(60))]
     assert len(kept.marks()) == 1
@@ -128,15 +131,15 @@ async def test_without_a_history_the_gap_is_marked_and_nothing_is_made_up(
 
 
 async def test_a_black_hole_is_noticed_marked_once_and_closed_by_the_history(
-    historian: Any,
+    server: Any,
     wire: Callable[[int], Any],
     plant_of: Callable[..., Plant],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(opcua_session, "WATCHDOG_S", 0.5)
-    async with wire(historian.port) as line:
-        plant = plant_of(line.port, VOLUME, period_s=0.1, publish_interval_s=0.2, timeout_s=1.0)
-        kept, _ = await collected(plant, historian, line, 5.0, "silence")
+    async with wire(server.port) as line:
+        plant = plant_of(line.port, STORED, period_s=0.1, publish_interval_s=0.2, timeout_s=1.0)
+        kept, _ = await collected(plant, server, line, 5.0, "silence")
 
     assert kept.good() == [-7.0, *map(float, range(70))]
     assert len(kept.marks()) == 1
@@ -144,11 +147,11 @@ async def test_a_black_hole_is_noticed_marked_once_and_closed_by_the_history(
 
 @pytest.mark.soak
 async def test_a_black_hole_of_60_s_at_the_usual_settings(
-    historian: Any, wire: Callable[[int], Any], plant_of: Callable[..., Plant]
+    server: Any, wire: Callable[[int], Any], plant_of: Callable[..., Plant]
 ) -> None:
-    async with wire(historian.port) as line:
-        plant = plant_of(line.port, VOLUME, period_s=0.1, publish_interval_s=0.2)
-        kept, back_s = await collected(plant, historian, line, 60.0, "silence")
+    async with wire(server.port) as line:
+        plant = plant_of(line.port, STORED, period_s=0.1, publish_interval_s=0.2)
+        kept, back_s = await collected(plant, server, line, 60.0, "silence")
 
     assert kept.good() == [-7.0, *map(float, range(620))]
     assert len(kept.marks()) == 1
@@ -156,11 +159,11 @@ async def test_a_black_hole_of_60_s_at_the_usual_settings(
 
 
 async def test_history_is_not_asked_for_where_the_plant_says_so(
-    historian: Any, wire: Callable[[int], Any], plant_of: Callable[..., Plant]
+    server: Any, wire: Callable[[int], Any], plant_of: Callable[..., Plant]
 ) -> None:
-    async with wire(historian.port) as line:
-        plant = plant_of(line.port, VOLUME, period_s=0.1, publish_interval_s=0.2, history=False)
-        kept, _ = await collected(plant, historian, line, 1.5, "cut")
+    async with wire(server.port) as line:
+        plant = plant_of(line.port, STORED, period_s=0.1, publish_interval_s=0.2, history=False)
+        kept, _ = await collected(plant, server, line, 1.5, "cut")
 
     assert len(kept.good()) < 36
 

@@ -1,5 +1,6 @@
 // An OPC UA server of another stack: node opcua_server.js PORT PKI_FOLDER [EXTRA_NODES] [MAX_PER_CALL] [MORE, JSON]
-// Prints "ready" when it listens. A line "set NAME VALUE" on stdin changes a variable.
+// Prints "ready" when it listens. Lines on stdin: "set NAME VALUE" and "bad NAME" change a variable, "count PERIOD_MS" has
+// every extra node count down from -1 by one each period, "halt" ends that and prints how many changes were made.
 const opcua = require("node-opcua");
 const readline = require("readline");
 
@@ -20,10 +21,10 @@ async function main() {
     ...(more.certificateFile ? { certificateFile: more.certificateFile, privateKeyFile: more.privateKeyFile } : {}),
     userManager: { isValidUser: (user, password) => user === "reader" && password === "right" },
     serverInfo: { applicationUri: "urn:line1:server" },
-    serverCapabilities: perCall ? {
-      operationLimits: { maxNodesPerRead: perCall, maxMonitoredItemsPerCall: perCall },
-      maxMonitoredItems: 200000, maxMonitoredItemsPerSubscription: 100000,
-    } : undefined,
+    serverCapabilities: {
+      ...(perCall ? { operationLimits: { maxNodesPerRead: perCall, maxMonitoredItemsPerCall: perCall, maxNodesPerBrowse: perCall } } : {}),
+      maxMonitoredItems: 200000, maxMonitoredItemsPerSubscription: 100000, ...more.capabilities,
+    },
   });
   await server.initialize();
   const space = server.engine.addressSpace;
@@ -31,9 +32,9 @@ async function main() {
   const plant = space.registerNamespace("urn:plant:line1");
   const folder = plant.addFolder("ObjectsFolder", { browseName: "Line1" });
   const variables = {};
-  const add = (name, dataType, value, arrayType) => {
+  const add = (name, dataType, value, arrayType, minimumSamplingInterval = 50) => {
     variables[name] = plant.addVariable({
-      componentOf: folder, browseName: name, nodeId: `s=${name}`, dataType, minimumSamplingInterval: 50,
+      componentOf: folder, browseName: name, nodeId: `s=${name}`, dataType, minimumSamplingInterval,
       ...(arrayType ? { valueRank: 1, arrayDimensions: [value.length] } : {}),
     });
     variables[name].setValueFromSource({ dataType, value, ...(arrayType ? { arrayType } : {}) });
@@ -42,7 +43,18 @@ async function main() {
   add("Energy", opcua.DataType.Double, 1000.25);
   add("Volume", opcua.DataType.Int32, -7);
   add("Voltage", opcua.DataType.Float, Float32Array.from([230, 231, 229]), opcua.VariantArrayType.Array);
-  for (let i = 0; i < extra; i++) add(`N${i}`, opcua.DataType.Double, i);
+  for (let i = 0; i < extra; i++) add(`N${i}`, opcua.DataType.Double, i, null, more.reportsEveryChange ? 0 : 50);
+  let counting, changes = 0;
+  const count = (periodMs) => {  // a twentieth of them at a time
+    const began = performance.now();
+    counting = setInterval(() => {
+      const due = Math.floor((performance.now() - began) / periodMs * extra);
+      for (; changes < due; changes++) {
+        variables[`N${changes % extra}`].setValueFromSource({ dataType: opcua.DataType.Double, value: -1 - Math.floor(changes / extra) });
+      }
+    }, periodMs / 20);
+  };
+  add("Stored", opcua.DataType.Int32, -7);
   for (const name of more.history || []) space.installHistoricalDataNode(variables[name], { maxOnlineValues: 5000 });
   plant.addAnalogDataItem({
     componentOf: folder, browseName: "Flow", nodeId: "s=Flow", dataType: "Double", value: { dataType: "Double", value: 4.5 },
@@ -59,6 +71,11 @@ async function main() {
     } else if (verb === "bad") {
       const variable = variables[name];
       variable.setValueFromSource({ dataType: opcua.DataType.Double, value: 0 }, opcua.StatusCodes.BadSensorFailure);
+    } else if (verb === "count") {
+      count(Number(name));
+    } else if (verb === "halt") {
+      clearInterval(counting);
+      console.log(changes);
     }
   }).on("close", () => process.exit(0));
   console.log("ready");
