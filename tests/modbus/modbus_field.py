@@ -191,6 +191,16 @@ class FieldDevice:
         await asyncio.sleep(0)
 
 
+def crc16(frame: bytes) -> bytes:
+    """Modbus over serial line V1.02, 6.2.2; low byte first."""
+    crc = 0xFFFF
+    for byte in frame:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0xA001 if crc & 1 else 0)
+    return crc.to_bytes(2, "little")
+
+
 Sample = tuple[str, int, float, int]
 
 

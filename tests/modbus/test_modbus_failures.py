@@ -12,6 +12,7 @@ import pytest
 from modbus_field import (
     FieldDevice,
     Request,
+    crc16,
     driver_of,
     plant_of,
     point,
@@ -584,16 +585,6 @@ async def test_a_transport_refuses_to_send_anything_else(
             await read_for(driver, 1.0)
 
     assert bytes(device.received) == b""
-
-
-def crc16(frame: bytes) -> bytes:
-    """Modbus over serial line V1.02, 6.2.2; low byte first."""
-    crc = 0xFFFF
-    for byte in frame:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0xA001 if crc & 1 else 0)
-    return crc.to_bytes(2, "little")
 
 
 async def test_on_a_serial_line_a_late_answer_is_not_taken_for_the_next_devices_or_registers() -> None:

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
-import os
 import shutil
 import ssl
 import struct
 import subprocess
-import tty
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import uvloop
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from lines import certificate, serial_line
 from modbus_field import Sample, driver_of, plant_of, point, read_until, source
 from pymodbus import FramerType
 from pymodbus.server import ModbusSerialServer, ModbusTcpServer, ModbusTlsServer
@@ -242,33 +236,6 @@ async def test_rtu_frames_over_tcp_give_the_same_values() -> None:
     assert values == pytest.approx(EXPECTED)
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for localhost, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    certificate_file, key_file = folder / "cert.pem", folder / "key.pem"
-    certificate_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return certificate_file, key_file
-
-
 async def test_tls_reads_from_a_trusted_device_and_from_no_other(tmp_path: Path) -> None:
     certificate_file, key_file = certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -293,24 +260,6 @@ async def test_tls_reads_from_a_trusted_device_and_from_no_other(tmp_path: Path)
     assert values == pytest.approx(EXPECTED)
 
 
-@asynccontextmanager
-async def serial_line() -> AsyncIterator[tuple[str, str]]:
-    """Two serial ports joined back to back, as pseudo-terminals."""
-    loop = asyncio.get_running_loop()
-    (near, near_port), (far, far_port) = os.openpty(), os.openpty()
-    for terminal in (near_port, far_port):
-        tty.setraw(terminal)
-    loop.add_reader(near, lambda: os.write(far, os.read(near, 4096)))
-    loop.add_reader(far, lambda: os.write(near, os.read(far, 4096)))
-    try:
-        yield os.ttyname(near_port), os.ttyname(far_port)
-    finally:
-        loop.remove_reader(near)
-        loop.remove_reader(far)
-        for terminal in (near, near_port, far, far_port):
-            os.close(terminal)
-
-
 async def test_a_serial_line_gives_the_same_values() -> None:
     async with serial_line() as (ours, theirs):
         server = ModbusSerialServer(simulated(), port=theirs, baudrate=115200)
@@ -324,3 +273,37 @@ async def test_a_serial_line_gives_the_same_values() -> None:
         await server.shutdown()
 
     assert values == pytest.approx(EXPECTED)
+
+
+async def test_an_adapter_pulled_and_plugged_in_again_is_read_on(tmp_path: Path) -> None:
+    """The port keeps its name (`/dev/serial/by-id/…`), the device behind it is another one afterwards."""
+    port = tmp_path / "tty-meters"
+    plant = plant_of(
+        {"m": POINTS}, 0, protocol=Protocol.MODBUS_RTU, port=str(port), baud=115200, timeout_s=0.3, retries=0
+    )
+    driver = driver_of(plant)
+
+    async with serial_line() as (ours, theirs):
+        port.symlink_to(ours)
+        server = ModbusSerialServer(simulated(), port=theirs, baudrate=115200)
+        await server.serve_forever(background=True)
+        async with driver:
+            await read_until(driver, lambda seen: len(seen) >= len(POINTS))
+            await server.shutdown()
+            port.unlink()
+            pulled = asyncio.create_task(read_until(driver, lambda seen: False))
+            await asyncio.sleep(0.05)
+    with pytest.raises(DeviceUnreachable):
+        await pulled
+    with pytest.raises(DeviceUnreachable, match="tty-meters: no connection"):
+        async with driver:
+            pass
+    async with serial_line() as (ours, theirs):
+        port.symlink_to(ours)
+        server = ModbusSerialServer(simulated(), port=theirs, baudrate=115200)
+        await server.serve_forever(background=True)
+        async with driver:
+            again = await read_until(driver, lambda seen: len(seen) >= len(POINTS))
+        await server.shutdown()
+
+    assert {name: value for name, _, value, _ in again} == pytest.approx(EXPECTED)
