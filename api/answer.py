@@ -167,6 +167,8 @@ class DeviceRow(BaseModel):
     since: str | None
     detail: str
     counters: dict[str, int]
+    warning: str
+    identity: dict[str, str]
 
 
 class NodeRow(BaseModel):

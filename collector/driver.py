@@ -9,7 +9,7 @@ driver and opens it again after a while.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from core.samples import SampleBatch
@@ -19,7 +19,8 @@ from core.samples import SampleBatch
 class DeviceState:
     """One device as its driver sees it now; `counters` are running totals (requests, missed_ticks, timeouts …).
 
-    `warning` is what will go wrong although all is well yet, such as a certificate about to expire.
+    `warning` is what will go wrong although all is well yet, such as a certificate about to expire;
+    `identity` is who the device says it is, such as its serial number.
     """
 
     up: bool
@@ -27,6 +28,7 @@ class DeviceState:
     detail: str
     counters: Mapping[str, int]
     warning: str = ""
+    identity: Mapping[str, str] = field(default_factory=dict)
 
 
 class Driver(Protocol):

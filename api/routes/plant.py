@@ -90,6 +90,8 @@ async def devices(services: InServices, plant: InPlant) -> Json:
                 "since": rfc3339(state.since_ns) if state else None,
                 "detail": state.detail if state else "",
                 "counters": dict(state.counters) if state else {},
+                "warning": state.warning if state else "",
+                "identity": dict(state.identity) if state else {},
             }
         )
     return Json(rows)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from collector.drivers.modbus.identity import COMMON_MODEL, COMMON_TEXTS, COMMON_WORDS
 from collector.drivers.modbus.sunspec import CANDIDATES, model_addresses
 from collector.drivers.modbus.transport import (
     GATEWAY_PATH_UNAVAILABLE,
@@ -28,9 +29,6 @@ from collector.drivers.modbus.transport import (
 from core.errors import BadRequest, DeviceUnreachable
 
 _IDENTITY_NAMES = {0: "vendor", 1: "product", 2: "revision", 3: "url", 4: "product name", 5: "model"}
-# Bytes from behind the header of SunSpec model 1 (SunSpec Device Information Model Specification, common model).
-_COMMON_MODEL, _COMMON_WORDS = 1, 64
-_COMMON_TEXTS = {"vendor": (0, 32), "product": (32, 32), "revision": (80, 16), "serial number": (96, 32)}
 _ASKED = (READ_HOLDING_REGISTERS, READ_INPUT_REGISTERS, READ_COILS, READ_DISCRETE_INPUTS)  # likeliest first
 _NOBODY, _SILENT = "nobody", "silent"
 _NOBODY_THERE = (GATEWAY_PATH_UNAVAILABLE, GATEWAY_TARGET_SILENT)
@@ -151,10 +149,16 @@ async def _sunspec(transport: Transport, unit: int) -> tuple[tuple[int, ...], di
     identity: dict[str, str] = {}
     try:
         models = await model_addresses(read, CANDIDATES)
-        if _COMMON_MODEL in models:
-            data = await read(models[_COMMON_MODEL] + 2, _COMMON_WORDS)
-            for name, (first, size) in _COMMON_TEXTS.items():
-                if text := data[first : first + size].split(b"\0")[0].decode("utf-8", "replace").strip():
+        if COMMON_MODEL in models:
+            start = models[COMMON_MODEL] + 2
+            data = await read(start, COMMON_WORDS)
+            for name, (first, words) in COMMON_TEXTS.items():
+                if (
+                    text := data[2 * first : 2 * (first + words)]
+                    .split(b"\0")[0]
+                    .decode("utf-8", "replace")
+                    .strip()
+                ):
                     identity[name] = text
     except LinkLost:
         await transport.connect()

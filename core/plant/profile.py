@@ -53,7 +53,8 @@ class Profile:
     Attributes:
         secondary_side: Values stand on the secondary side of transformers: a device must state its ratios.
         placeholders: Names in braces its MQTT topics hold.
-        options: What a driver should know of the model: max_registers, connect_delay_s, sunspec_candidates.
+        options: What a driver should know of the model: max_registers, connect_delay_s, sunspec_candidates, and
+            `texts`, where its serial number and the like stand (a ModbusSource by name).
         path_names: Names in braces its JSON paths hold; one that is not given stands for any.
     """
 
@@ -222,6 +223,9 @@ def _read_modbus(entry: Entry, profile_id: str, quantities: Mapping[str, Quantit
     _read_limits(entry, options)
     patterns = _invalid_patterns(entry.child("invalid"))
     secondary_side = entry.has("ratio")
+    order = byte_order, word_order
+    if texts := _read_texts(entry, function, order, base):
+        options["texts"] = texts
 
     points: list[ProfilePoint] = []
     for one in entry.children("points", "point", required=True, id_key="quantity"):
@@ -258,6 +262,34 @@ def _read_modbus(entry: Entry, profile_id: str, quantities: Mapping[str, Quantit
     entry.finish()
     _no_twins(entry, points)
     return Profile(profile_id, MODBUS, tuple(points), unit_id, secondary_side, frozenset(), options)
+
+
+def _read_texts(entry: Entry, function: int, order: tuple[str, str], base: int) -> dict[str, ModbusSource]:
+    """Registers that say who the device is; numbers among them are read as texts too."""
+    texts: dict[str, ModbusSource] = {}
+    for one in entry.children("texts", "text", id_key="text"):
+        one.skip("confidence", "source", "note")
+        name = one.text("text", required=True)
+        type_ = one.text("type", "string", choices=("string", *_UNSIGNED))
+        address = one.integer("address", -1, required=True, least=0, most=65535 + base)
+        own_words = WORDS.get(type_)
+        words = one.integer("words", own_words or 1, required=own_words is None, least=1, most=125)
+        texts[name] = ModbusSource(
+            function=one.integer("function", function, least=3, most=4),
+            address=address - base,
+            type=type_,
+            words=words,
+            byte_order=Order(one.text("byte_order", order[0], choices=("big", "little"))),
+            word_order=Order(one.text("word_order", order[1], choices=("big", "little"))),
+            scale=1.0,
+            offset=0.0,
+        )
+        one.finish()
+        if words != (own_words or words):
+            one.fault("words", f"words is {words}, a {type_} has {own_words}")
+        if address - base + words > 65536:
+            one.fault("address", f"{words} words from address {address} end beyond 65535")
+    return texts
 
 
 def _read_sunspec(entry: Entry, options: dict[str, object]) -> int | None:

@@ -194,6 +194,8 @@ class State:
     since_ns: int
     detail: str
     counters: Mapping[str, int]
+    warning: str = ""
+    identity: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass

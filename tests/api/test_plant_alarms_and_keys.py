@@ -46,13 +46,24 @@ async def test_a_device_nobody_reads_here_is_neither_up_nor_down(client, world) 
         "2026-10-05T04:00:00Z",
         "timeout",
     )
+    assert (rows["e-grid"]["identity"], rows["e-grid"]["counters"]) == (
+        {"serial_number": "S1"},
+        {"requests": 7},
+    )
     assert rows["e-roof"]["up"] is None
 
 
 def world_state(up: bool, since_ns: int, detail: str):
     from types import SimpleNamespace
 
-    return SimpleNamespace(up=up, since_ns=since_ns, detail=detail, counters={"requests": 7})
+    return SimpleNamespace(
+        up=up,
+        since_ns=since_ns,
+        detail=detail,
+        counters={"requests": 7},
+        warning="",
+        identity={"serial_number": "S1"},
+    )
 
 
 async def test_today_begins_at_midnight_in_the_plants_zone(client) -> None:

@@ -110,7 +110,7 @@ def factory(world):
 
 
 def _state(up: bool, detail: str) -> SimpleNamespace:
-    return SimpleNamespace(up=up, since_ns=DAY_START_NS, detail=detail, counters={})
+    return SimpleNamespace(up=up, since_ns=DAY_START_NS, detail=detail, counters={}, warning="", identity={})
 
 
 def _series(names, columns) -> Series:

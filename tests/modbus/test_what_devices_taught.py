@@ -174,12 +174,12 @@ def test_small_changes_of_a_cost_are_not_written_again(tmp_path: Path) -> None:
     plant = plant_of({"m": [point("a", source(0))]}, 1)
     learned = Learned(plant.connections[0], tmp_path)
     device = plant.devices[0]
-    learned.keep({"m": (device, {}, Cost(1.0, 0.1))})
+    learned.keep({"m": (device, {}, Cost(1.0, 0.1), {})})
     written = (tmp_path / "mb.json").read_text()
-    learned.keep({"m": (device, {}, Cost(1.0, 0.11))})
+    learned.keep({"m": (device, {}, Cost(1.0, 0.11), {})})
     assert (tmp_path / "mb.json").read_text() == written
 
-    learned.keep({"m": (device, {}, Cost(1.0, 0.2))})
+    learned.keep({"m": (device, {}, Cost(1.0, 0.2), {})})
 
     assert Learned(plant.connections[0], tmp_path).cost(device) == Cost(1.0, 0.2)
     assert Learned(replace(plant.connections[0], options={"host": "else"}), tmp_path).cost(device) is None

@@ -33,6 +33,7 @@ from collector.drivers.modbus.decode import (
     kind_of,
     new_image,
 )
+from collector.drivers.modbus.identity import text_of
 from collector.drivers.modbus.learned import Learned
 from collector.drivers.modbus.mbap import MbapTransport
 from collector.drivers.modbus.plan import Block, Cost, Field, halves, serial_cost
@@ -165,6 +166,7 @@ class ModbusDriver:
         self._replanned = {name for name in self._replanned if not self._units[name].needs_walk}
         now_ns = self._clock.now_ns()
         for unit in self._units.values():
+            unit.texts_ns = 0
             if unit.needs_walk:
                 unit.models = None
             elif unit.unreadable:
@@ -210,7 +212,8 @@ class ModbusDriver:
                     "missed_ticks": self._schedule.missed(name),
                     "held_back": self._schedule.held_back(name),
                 },
-                unit.overload,
+                unit.warning,
+                unit.identity,
             )
             for name, unit in self._units.items()
         }
@@ -261,6 +264,8 @@ class ModbusDriver:
                 if unit.planned:
                     planned = unit.planned[ticket.job]
                     await self._ask_block(unit, planned, self._first_block[unit.device.id] + ticket.job, tick)
+                if self._clock.now_ns() >= unit.texts_ns:
+                    await self._read_texts(unit)
                 due = unit.recheck_ns is not None and self._clock.now_ns() >= unit.recheck_ns
                 if due or unit.rechecks or not unit.planned:
                     await self._recheck(unit, tick)
@@ -339,6 +344,7 @@ class ModbusDriver:
             unit.since_ns = self._clock.now_ns()
             log.warning("device down", extra={"device": unit.device.id, "connection": self.name, "why": why})
         unit.up = False
+        unit.texts_ns = 0  # it may be another one when it is back
         tick.bad(unit.indices, BAD_NO_COMMUNICATION)
 
     # --- what a device teaches --------------------------------------------------------------
@@ -353,6 +359,24 @@ class ModbusDriver:
         assert isinstance(candidates, Sequence)  # the loader typed it
         unit.stand_at(await model_addresses(read, candidates))
         self._replanned.add(unit.device.id)
+
+    async def _read_texts(self, unit: Unit) -> None:
+        """Ask it who it is; a text it refuses is left out."""
+        unit.texts_ns = self._clock.now_ns() + RECHECK_NS
+        said: dict[str, str] = {}
+        for name, source in unit.texts.items():
+            try:
+                data, _ = await self._request(unit, source.function, source.address, source.words)
+            except ModbusRefused:
+                continue
+            if text := text_of(data, source):
+                said[name] = text
+        if news := unit.says(said):
+            log.warning(
+                "device exchanged", extra={"device": unit.device.id, "connection": self.name, "says": news}
+            )
+            unit.counters["exchanges"] += 1
+            self._replanned.add(unit.device.id)
 
     async def _narrow(self, unit: Unit, tick: _Tick) -> None:
         """Take refused blocks apart until the refused fields stand alone, and remember them.
@@ -538,7 +562,12 @@ class ModbusDriver:
         if self._learned is not None:
             self._learned.keep(
                 {
-                    name: (unit.device, {} if unit.needs_walk else unit.refusals, unit.meter.cost())
+                    name: (
+                        unit.device,
+                        {} if unit.needs_walk else unit.refusals,
+                        unit.meter.cost(),
+                        unit.identity,
+                    )
                     for name, unit in self._units.items()
                 }
             )
@@ -648,7 +677,15 @@ def connection_units(plant: Plant, connection: Connection, learned: Learned | No
                 registers.append(Register(plant.point_table.index[point_id], point, point.source))
         if registers:
             known = learned or Learned(connection, None)
-            units.append(Unit(device, registers, known.cost(device) or cost, known.refusals(device)))
+            units.append(
+                Unit(
+                    device,
+                    registers,
+                    known.cost(device) or cost,
+                    known.refusals(device),
+                    known.identity(device),
+                )
+            )
     return units
 
 

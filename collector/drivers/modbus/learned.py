@@ -1,4 +1,4 @@
-"""What a connection's devices have taught, kept over a restart: what they refuse, and what a request costs.
+"""What a connection's devices have taught, kept over a restart: what they refuse, what a request costs, who they are.
 
 One small JSON file a connection. It only saves time: without it everything is
 learned again, so a file that cannot be read or written costs nothing but that.
@@ -94,12 +94,23 @@ class Learned:
             return None
         return cost if cost.request > 0 and cost.register > 0 else None
 
-    def keep(self, known: Mapping[str, tuple[Device, Mapping[int, Refusals], Cost | None]]) -> None:
+    def identity(self, device: Device) -> dict[str, str]:
+        """Who the device said it was."""
+        try:
+            known: Any = self._of(device)
+            return {str(name): str(text) for name, text in known["identity"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return {}
+
+    def keep(
+        self,
+        known: Mapping[str, tuple[Device, Mapping[int, Refusals], Cost | None, Mapping[str, str]]],
+    ) -> None:
         """Write down what is known of each device, by name, if it is news."""
         if self._path is None:
             return
         devices: dict[str, dict[str, object]] = {}
-        for name, (device, refusals, measured) in known.items():
+        for name, (device, refusals, measured, identity) in known.items():
             remembered = self.cost(device)
             cost = measured if is_news(remembered, measured) else remembered
             entry: dict[str, object] = {
@@ -114,7 +125,9 @@ class Learned:
             }
             if cost is not None:
                 entry |= {"request_s": cost.request, "register_s": cost.register}
-            if cost is not None or entry["refused"]:
+            if identity:
+                entry["identity"] = dict(identity)
+            if cost is not None or identity or entry["refused"]:
                 devices[name] = {"is": self._fingerprint(device), **entry}
         if devices == self._devices:
             return

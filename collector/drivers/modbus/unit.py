@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from collector.drivers.modbus.identity import changes, texts_of
 from collector.drivers.modbus.learned import CostMeter, is_news
 from collector.drivers.modbus.plan import Block, Cost, Field, Refusals, plan_blocks
 from collector.drivers.modbus.transport import BIT_FUNCTIONS, MAX_BITS, MAX_REGISTERS, ModbusRefused
@@ -62,6 +63,9 @@ class Unit:
         suspects: Refused blocks that are yet to be taken apart.
         rechecks: Refused fields that are yet to be asked for again, by function.
         overload: How much of what was due was not asked lately, in words; empty where next to nothing.
+        identity: Who it says it is.
+        exchanged: What it says otherwise than before, in words; empty while it is the same.
+        texts_ns: When its identity is to be read.
     """
 
     def __init__(
@@ -70,8 +74,13 @@ class Unit:
         registers: Sequence[Register],
         cost: Cost,
         refusals: Mapping[int, Refusals] | None = None,
+        identity: Mapping[str, str] | None = None,
     ) -> None:
-        """`refusals`: what it is known to refuse; where a device's addresses are found by walking, it is not used."""
+        """
+        Args:
+            refusals: What it is known to refuse; where a device's addresses are found by walking, it is not used.
+            identity: Who it said it was.
+        """
         self.device = device
         self.models: Mapping[int, int] | None = None
         self.refusals: dict[int, Refusals] = {}
@@ -86,6 +95,9 @@ class Unit:
         self.suspects: list[tuple[Block, ModbusRefused]] = []
         self.rechecks: list[tuple[int, Field]] = []
         self.overload = ""
+        self.identity: dict[str, str] = dict(identity or {})
+        self.exchanged = ""
+        self.texts_ns = 0
         self._missed = 0
         self._stood_at: Mapping[int, int] | None = None
         self._registers = tuple(registers)
@@ -127,6 +139,30 @@ class Unit:
             self.suspects.clear()
             self.rechecks.clear()
         self.models = self._stood_at = models
+
+    @property
+    def warning(self) -> str:
+        return "; ".join(filter(None, (self.overload, self.exchanged)))
+
+    @property
+    def texts(self) -> dict[str, ModbusSource]:
+        """Where it says who it is."""
+        return texts_of(self.device, self.models)
+
+    def says(self, identity: Mapping[str, str]) -> str:
+        """It says who it is; what of that is new, in words. Of another device nothing is known yet."""
+        news = changes(self.identity, identity)
+        self.identity = self.identity | dict(identity)
+        if news:
+            self.exchanged = (
+                f"{self.device.id} is another one: {news}; "
+                "where the meter was exchanged, write its last and first reading down as an event"
+            )
+            self.refusals.clear()
+            self.suspects.clear()
+            self.rechecks.clear()
+            self.meter = CostMeter()
+        return news
 
     def look(self, missed: int, since_ns: int) -> None:
         """Say whether it is asked too rarely, from its polls missed so far and the time since the last look."""
