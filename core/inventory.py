@@ -13,14 +13,15 @@ Standard, chapter 9; Scope 2 Guidance 7.1 (both bases side by side).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
 
 from core.carbon.accounting import Effects, effects
 from core.carbon.factors import FactorLibrary
+from core.carbon.indicators import CarbonMove, EnergyMove, indicators
 from core.carbon.method import (
     MethodSet,
     biogenic_kg_per_kwh,
@@ -30,7 +31,7 @@ from core.carbon.method import (
     scope_of_source,
 )
 from core.carbon.uncertainty import Term, combined_uncertainty
-from core.period import Periods
+from core.period import Periods, sum_of_source, sum_of_target
 from core.plant.model import Edge, Label, Node, NodeKind, Plant, PointMeter
 from core.registers.activity import Activity, activity_carbon, spread_over
 from core.registers.book import Register
@@ -69,7 +70,7 @@ class Line:
         basis: None where both bases say the same.
         kg: Shape (M,), by month; NaN where nothing is known.
         biogenic_kg: Shape (M,), outside the scopes and not in `kg`.
-        energy_kwh: NaN where the line is no energy.
+        energy_kwh: NaN where the line is no energy; carrier: what was bought, of an activity.
         coverage, estimated_share: Of the energy behind it, over the months that have data.
         terms: What the uncertainty of the whole period is made of; `unstated` names meters and factors that
             do not say how far they may be off.
@@ -88,6 +89,7 @@ class Line:
     coverage: float
     estimated_share: float
     removed_kg: Floats | None = None
+    carrier: str = ""
     factors: tuple[str, ...] = ()
     terms: tuple[Term, ...] = ()
     unstated: tuple[str, ...] = ()
@@ -138,7 +140,10 @@ class Total:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A line of two periods; the two effects add up to the difference (NaN where one period is unknown)."""
+    """A line of two periods; the two effects add up to the difference (NaN where one period is unknown).
+
+    The uncertainties are half of the relative 95 % intervals of the two amounts, NaN where none is stated.
+    """
 
     line: str
     scope: int
@@ -146,11 +151,16 @@ class Change:
     after_kg: float
     energy_kg: float
     factor_kg: float
+    before_uncertainty: float
+    after_uncertainty: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inventory:
-    """Lines and totals of [start_ns, end_ns) by one method set; `month_ns` the months' starts, shape (M,)."""
+    """Lines and totals of [start_ns, end_ns) by one method set; `month_ns` the months' starts, shape (M,).
+
+    `meter_moves` says by meter what the sums of energy would be more, were it off by its uncertainty.
+    """
 
     start_ns: int
     end_ns: int
@@ -158,6 +168,7 @@ class Inventory:
     month_ns: Times
     lines: tuple[Line, ...]
     totals: tuple[Total, ...]
+    meter_moves: Mapping[str, EnergyMove] = field(default_factory=dict)
 
     @property
     def factors(self) -> dict[str, tuple[str, ...]]:
@@ -204,13 +215,44 @@ class Inventory:
             parts = Effects(after_kg - before_kg, 0.0)
             if old is not None and new is not None and old.energy_kwh > 0:
                 parts = effects(old.energy_kwh, before_kg, new.energy_kwh, after_kg)
-            changes.append(Change(key[0], key[2], before_kg, after_kg, parts.energy_kg, parts.factor_kg))
+            changes.append(
+                Change(
+                    key[0],
+                    key[2],
+                    before_kg,
+                    after_kg,
+                    parts.energy_kg,
+                    parts.factor_kg,
+                    math.nan if old is None else old.uncertainty,
+                    math.nan if new is None else new.uncertainty,
+                )
+            )
         return changes
 
     def terms(self, basis: Basis, *scopes: int) -> tuple[Term, ...]:
         """What is summed on a basis; of these scopes only, where some are named."""
         lines = [line for line in self.lines if line.basis in (None, basis)]
         return tuple(term for line in lines if not scopes or line.scope in scopes for term in line.terms)
+
+    def moves(self) -> Iterator[tuple[EnergyMove, CarbonMove]]:
+        """What each meter and each factor changes of the sums, were it off by its uncertainty; those that state one."""
+        kg: dict[tuple[str, str], CarbonMove] = {}
+        for basis in Basis:
+            for line in self.lines:
+                if line.basis not in (None, basis):
+                    continue
+                for term in line.terms:
+                    for kind, name, share in (
+                        ("meter", term.activity, term.activity_uncertainty),
+                        ("factor", term.factor, term.factor_uncertainty),
+                    ):
+                        if share > 0:
+                            of_name = kg.setdefault((kind, name), {})
+                            key = line.scope, basis.value
+                            of_name[key] = of_name.get(key, 0.0) + term.value * share
+        for kind, name in dict.fromkeys([*kg, *(("meter", meter) for meter in self.meter_moves)]):
+            energy = self.meter_moves.get(name, {}) if kind == "meter" else {}
+            yield energy, kg.get((kind, name), {})
 
     def uncertainty(self, basis: Basis, *scopes: int) -> float:
         """Half of the relative 95 % interval of a sum, from what is stated; NaN where nothing is."""
@@ -282,21 +324,61 @@ class Inventories:
         ]
         lines += beside
         return Inventory(
-            start_ns, end_ns, method, month_ns, tuple(lines), tuple(_with_beside(totals, beside, lines))
+            start_ns,
+            end_ns,
+            method,
+            month_ns,
+            tuple(lines),
+            tuple(_with_beside(totals, beside, lines)),
+            self._meter_moves(energy, lines),
         )
 
     async def indicators(self, start_ns: int, end_ns: int, method_set_id: str) -> list[Mapping[str, object]]:
-        """The period's indicators; amounts of emissions with their uncertainty (C24), None where nobody states any."""
-        rows = await self._periods.indicators(start_ns, end_ns, method_set_id)
+        """The period's indicators, each with half of its relative 95 % interval (C24), None where nobody states any.
+
+        Each meter and each factor is moved by its own uncertainty, the indicators made again, and the differences
+        added as squares: so a ratio knows that both its sides stand on the same meter.
+        """
+        sums = await self._periods.sums(start_ns, end_ns, method_set_id)
         made = await self.of(start_ns, end_ns, method_set_id)
-        known: dict[tuple[object, object], float] = {
-            ("emissions_scope_1", None): made.uncertainty(Basis.LOCATION, 1)
-        }
-        for basis in Basis:
-            known["emissions_scope_2", basis] = made.uncertainty(basis, 2)
-            known["emissions_total", basis] = made.uncertainty(basis, 1, 2)
-        known = {key: share for key, share in known.items() if math.isfinite(share)}
-        return [{**row, "uncertainty": known.get((row["indicator"], row["basis"]))} for row in rows]
+        rows = indicators(sums, self._library)
+        squares = dict.fromkeys(((row.indicator, row.basis) for row in rows), 0.0)
+        for energy, kg in made.moves():
+            moved = {
+                (row.indicator, row.basis): row.value
+                for row in indicators(sums.moved(energy, kg), self._library)
+            }
+            for row in rows:
+                there = moved.get((row.indicator, row.basis))
+                if row.value is not None and there is not None:
+                    squares[row.indicator, row.basis] += (there - row.value) ** 2
+        return [
+            {
+                **asdict(row),
+                "uncertainty": math.sqrt(square) / abs(row.value) if row.value and square > 0 else None,
+            }
+            for row, square in zip(rows, squares.values(), strict=True)
+        ]
+
+    def _meter_moves(self, energy: _Energies, lines: Sequence[Line]) -> Mapping[str, EnergyMove]:
+        """By meter and entry, what its uncertainty is worth in the sums of energy, by field of `PeriodSums` and carrier."""
+        moves: dict[str, dict[tuple[str, str], float]] = {}
+
+        def add(name: str, share: float | None, fields: Sequence[str], carrier: str, kwh: float) -> None:
+            if share and math.isfinite(kwh):
+                for field_ in fields:
+                    held = moves.setdefault(name, {})
+                    held[field_, carrier] = held.get((field_, carrier), 0.0) + kwh * share
+
+        nodes = self._plant.node_by_id
+        for edge in self._plant.edges:
+            fields = [*sum_of_source(nodes[edge.source]), *sum_of_target(nodes[edge.target])]
+            add(*self._meter_uncertainty(edge), fields, edge.carrier, known_sum(energy.kwh([edge])))
+        for line in lines:
+            if line.carrier:
+                share = max((term.activity_uncertainty for term in line.terms), default=None)
+                add(line.id, share, ("purchased_kwh", "end_use_kwh"), line.carrier, line.energy_kwh)
+        return moves
 
     async def _factors_used(
         self, start_ns: int, end_ns: int, method_set_id: str
@@ -349,6 +431,7 @@ class Inventories:
                 coverage=math.nan,
                 estimated_share=math.nan,
                 removed_kg=carbon.removed_kg * part,
+                carrier=carbon.carrier,
                 factors=() if carbon.row is None else (carbon.row.id,),
                 terms=tuple(terms),
                 unstated=tuple(unstated),
@@ -366,6 +449,9 @@ class Inventories:
         whole = known_sum(offtake)
         if kg == 0 or not whole > 0:
             return []
+        # What is taken out was counted at the grid's own factor: that one's uncertainty goes with it.
+        stated = next((node.id, str(node.factor)) for node in self._plant.nodes if node.id in grid)
+        factor, share = self._factor_uncertainty((), stated)
         return [
             Line(
                 id="green-power",
@@ -379,6 +465,7 @@ class Inventories:
                 energy_kwh=math.nan,
                 coverage=math.nan,
                 estimated_share=math.nan,
+                terms=(Term(kg, "green-power", 0.0, factor, share or 0.0),),
             )
         ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
 from zoneinfo import ZoneInfo
@@ -26,6 +26,14 @@ from core.samples import Floats
 from core.store.seam import Figures, Series
 
 _DAY_NS = 24 * HOUR_NS
+_ENERGY_SUMS = (
+    "purchased_kwh",
+    "own_kwh",
+    "direct_line_kwh",
+    "other_own_kwh",
+    "exported_kwh",
+    "end_use_kwh",
+)
 RESIDUAL = "excluding_traded_renewables"
 
 
@@ -157,30 +165,21 @@ class Periods:
             if at_site.any():
                 coverage = float(series.columns["coverage"][at_site].mean())
 
-        def by_carrier(wanted: Iterable[str], ends: str) -> dict[str, float]:
-            total: dict[str, float] = {}
-            names = frozenset(wanted)
-            for edge in plant.edges:
-                if getattr(edge, ends) in names:
-                    total[edge.carrier] = total.get(edge.carrier, 0.0) + kwh.get(edge.id, math.nan)
-            return total
-
-        def sources(wanted: Callable[[Node], bool]) -> list[str]:
-            return [node.id for node in plant.nodes if node.kind is NodeKind.SOURCE and wanted(node)]
-
+        sums: dict[str, dict[str, float]] = {name: {} for name in _ENERGY_SUMS}
+        for edge in plant.edges:
+            source, target = plant.node_by_id[edge.source], plant.node_by_id[edge.target]
+            for name in (*sum_of_source(source), *sum_of_target(target)):
+                column = sums[name]
+                column[edge.carrier] = column.get(edge.carrier, 0.0) + kwh.get(edge.id, math.nan)
         return PeriodSums(
             method_set=method_set,
             coverage=0.0 if math.isnan(coverage) else coverage,
-            purchased_kwh=by_carrier(sources(lambda n: n.origin is Origin.PURCHASED), "source"),
-            own_kwh=by_carrier(sources(lambda n: n.origin is Origin.OWN and is_non_fossil(n)), "source"),
-            direct_line_kwh=by_carrier(
-                sources(lambda n: n.origin is Origin.DIRECT_LINE and is_non_fossil(n)), "source"
-            ),
-            other_own_kwh=by_carrier(
-                sources(lambda n: n.origin is not Origin.PURCHASED and not is_non_fossil(n)), "source"
-            ),
-            exported_kwh=by_carrier(exports, "target"),
-            end_use_kwh=by_carrier((node.id for node in plant.nodes if node.kind is NodeKind.LOAD), "target"),
+            purchased_kwh=sums["purchased_kwh"],
+            own_kwh=sums["own_kwh"],
+            direct_line_kwh=sums["direct_line_kwh"],
+            other_own_kwh=sums["other_own_kwh"],
+            exported_kwh=sums["exported_kwh"],
+            end_use_kwh=sums["end_use_kwh"],
             emissions_kg=emissions,
             exported_kg=exported,
             hourly_match=await self._hourly_match(start_ns, end_ns),
@@ -266,6 +265,22 @@ class Periods:
             and wanted(nodes[edge.source])
             and edge.carrier == ELECTRICITY
         ]
+
+
+def sum_of_source(node: Node) -> tuple[str, ...]:
+    """The field of `PeriodSums` that energy from this node is part of."""
+    if node.kind is not NodeKind.SOURCE:
+        return ()
+    if node.origin is Origin.PURCHASED:
+        return ("purchased_kwh",)
+    if not is_non_fossil(node):
+        return ("other_own_kwh",)
+    return ("own_kwh",) if node.origin is Origin.OWN else ("direct_line_kwh",)
+
+
+def sum_of_target(node: Node) -> tuple[str, ...]:
+    """The field of `PeriodSums` that energy to this node is part of."""
+    return {NodeKind.EXPORT: ("exported_kwh",), NodeKind.LOAD: ("end_use_kwh",)}.get(node.kind, ())
 
 
 def is_non_fossil(node: Node) -> bool:

@@ -66,6 +66,8 @@ class EffectRow(BaseModel):
     after_kgco2e: float | None
     energy_effect_kgco2e: float | None
     factor_effect_kgco2e: float | None
+    before_uncertainty: float | None
+    after_uncertainty: float | None
 
 
 class CompareAnswer(BaseModel):
@@ -137,6 +139,7 @@ async def green_power(
     span = period_span(plant, period)
     method = asked_method_set(plant, method_set)
     sums, ledger = await services.green_ledger(span.start_ns, span.end_ns, method)
+    made = await services.inventories().of(span.start_ns, span.end_ns, method)
     market = sums.emissions_kg.get((2, Basis.MARKET.value), math.nan)
     fossil = [
         row
@@ -155,6 +158,8 @@ async def green_power(
             "physical_share": ledger.physical_share,
             "location_based_kgco2e": sums.emissions_kg.get((2, Basis.LOCATION.value), math.nan),
             "market_based_kgco2e": market,
+            "location_based_uncertainty": made.uncertainty(Basis.LOCATION, 2),
+            "market_based_uncertainty": made.uncertainty(Basis.MARKET, 2),
             "fossil_remainder_kgco2e_experimental": math.nan
             if newest is None
             else fossil_remainder_kg(ledger, newest.kg_per_kwh),
@@ -198,6 +203,8 @@ async def compare(
             "after_kgco2e": change.after_kg,
             "energy_effect_kgco2e": change.energy_kg,
             "factor_effect_kgco2e": change.factor_kg,
+            "before_uncertainty": change.before_uncertainty,
+            "after_uncertainty": change.after_uncertainty,
         }
         for change in after.against(before, basis)
     ]
@@ -228,7 +235,9 @@ async def footprints(
     span = period_span(plant, period)
     method = asked_method_set(plant, method_set)
     found = await services.footprints(product, span.start_ns, span.end_ns, basis.value, method)
-    rows = [_footprint(batch) for batch in found.batches]
+    made = await services.inventories().of(span.start_ns, span.end_ns, method)
+    sure = {scope: made.uncertainty(basis, scope) for scope in (1, 2)}
+    rows = [_footprint(batch) | {"uncertainty": batch.uncertainty(sure)} for batch in found.batches]
     if media is not None:
         columns = [name for name in (rows[0] if rows else {}) if name != "cbam"]
         sheet = Sheet(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 from core.carbon.factors import FactorLibrary
 from core.carbon.green_power import GreenPower, non_fossil
@@ -48,6 +49,10 @@ def thresholds(scheme: str, indicator: str, library: FactorLibrary) -> tuple[Thr
     return tuple(
         Threshold(row.id.rpartition(":")[2], row.value, row.kind == "at_most", row.id) for row in rows
     )
+
+
+EnergyMove: TypeAlias = Mapping[tuple[str, str], float]
+CarbonMove: TypeAlias = dict[tuple[int, str], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,17 @@ class PeriodSums:
             - self.exported_kwh.get(carrier, 0.0)
             for carrier in carriers
         }
+
+    def moved(self, energy: EnergyMove, kg: CarbonMove) -> PeriodSums:
+        """The sums with more energy, by (field, carrier), and more emissions, by (scope, basis)."""
+        fields: dict[str, dict[str, float]] = {}
+        for (name, carrier), kwh in energy.items():
+            column = fields.setdefault(name, dict(getattr(self, name)))
+            if carrier in column:
+                column[carrier] += kwh
+        emissions = {key: amount + kg.get(key, 0.0) for key, amount in self.emissions_kg.items()}
+        changed: dict[str, Any] = {**fields, "emissions_kg": emissions}
+        return replace(self, **changed)
 
     def own_used_kwh(self) -> float:
         """Own electricity used here, exports taken to be own generation first."""

@@ -101,7 +101,15 @@ async def test_indicators_say_how_sure_their_emissions_are(office: Any) -> None:
         assert rows["emissions_scope_2", basis]["uncertainty"] == pytest.approx(total["uncertainty"])
     # 1 % of the meter and 5 % of the factor, from one source: C24.
     assert rows["emissions_scope_2", "location"]["uncertainty"] == pytest.approx((0.01**2 + 0.05**2) ** 0.5)
-    assert rows["energy", None]["uncertainty"] is None
+    # 1 % of 100 kW from the grid and 2 % of 50 kW of gas, among 180 kW: roof and straw state none.
+    assert rows["energy", None]["uncertainty"] == pytest.approx((1.0**2 + 1.0**2) ** 0.5 / 180)
+    # Emissions and energy stand on the same meters, so these partly cancel in their ratio.
+    ratio, total = rows["emissions_intensity", "location"], rows["emissions_total", "location"]
+    apart = (total["uncertainty"] ** 2 + rows["energy", None]["uncertainty"] ** 2) ** 0.5
+    assert 0 < ratio["uncertainty"] < apart
+    # Own 20 of used 120 kW: the share is off by 1 % of the grid's part of the use.
+    share = rows["non_fossil_electricity_share", None]
+    assert share["uncertainty"] == pytest.approx(0.01 * 100 / 120, rel=0.01)
     as_csv = await office.http.get("/v1/indicators", params={"period": "2026", "format": "csv"})
     assert len(list(csv.DictReader(io.StringIO(as_csv.text.removeprefix(chr(0xFEFF)))))) == len(rows)
 
