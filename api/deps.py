@@ -23,6 +23,7 @@ from core.inventory import Inventories
 from core.ledger import LedgerDay
 from core.plant.model import Plant
 from core.reconciliation import ReconciledEdge
+from core.registers.monte_carlo import MonteCarloRuns
 from core.registers.shelf import Registers
 from core.shares import Shares
 from core.store.seam import Store
@@ -65,8 +66,8 @@ class Services:
         event_changed: Told that an event of a meter was written down or withdrawn.
         boot: Names this run of the process; event ids carry it.
         auth: None: nobody is asked for a key.
-        explain, shares, reconciliation: Open figures, say what energy was made of, correct meters against each other;
-            None where this process has no results.
+        explain, shares, reconciliation, monte_carlo: Open figures, say what energy was made of, correct meters
+            against each other, draw uncertainties; None where this process has no results.
     """
 
     plant: Callable[[], Plant]
@@ -90,6 +91,7 @@ class Services:
     boot: str
     auth: Auth | None = None
     explain: Explanations | None = None
+    monte_carlo: MonteCarloRuns | None = None
     shares: Shares | None = None
     reconciliation: Callable[[int, int], Awaitable[Sequence[ReconciledEdge]]] | None = None
 

@@ -47,6 +47,7 @@ from core.pipeline import Pipeline
 from core.plant.model import Plant
 from core.reconciliation import ReconciledEdge, reconciliation
 from core.registers.meter_event import points_of
+from core.registers.monte_carlo import MonteCarloRuns
 from core.registers.shelf import Registers
 from core.samples import SampleBatch
 from core.sealing import Sealing
@@ -168,6 +169,7 @@ class Site:
         make = partial(make_driver, learned=folder / "learned", connects=connects)
         self._collectors = Collectors(plant, spool, self._health, make, connects)
         self._alarms = Alarms(plant, PostgresAlertLog(store.pool), self._bus, self._clock)
+        self._monte_carlo = MonteCarloRuns(store.pool, self._clock)
         self._answer_for(plant, engine, registers)
         self._explanations = Explanations(self._pipeline.history, store)
         self._figures = Watch(store, lambda: self._pipeline.history, self._clock, self._alarms.observe)
@@ -191,6 +193,7 @@ class Site:
         ready: Callable[[str], None] | None,
     ) -> None:
         await self._alarms.restore()
+        await self._monte_carlo.resume()
         services = Services(
             plant=lambda: self._plant,
             store=self._store,
@@ -213,6 +216,7 @@ class Site:
             boot=secrets.token_hex(4),
             auth=auth,
             explain=self._explanations,
+            monte_carlo=self._monte_carlo,
             shares=Shares(self._store, self._pipeline.history),
             reconciliation=self._reconciliation,
         )

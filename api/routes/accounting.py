@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from api.answer import Json
-from api.deps import InPlant, InServices
-from api.routes.series import InBasis, MethodSet, asked_method_set
+from api.answer import Json, number
+from api.deps import InPlant, InServices, InWho, Services
+from api.routes.registers import Cursor, Limit, Who, after, page, table
+from api.routes.series import InBasis, MethodSet, asked_method_set, inventories_at
 from api.table import InMedia, Sheet, download
 from api.window import moment_ns, period_span
 from core.carbon.factor_row import FactorRow, published_ns
@@ -27,6 +28,7 @@ from core.carbon.uncertainty import combined_uncertainty, monte_carlo
 from core.clock import rfc3339
 from core.errors import BadRequest
 from core.footprint import BatchFootprint
+from core.registers.monte_carlo import MonteCarloRuns, Run
 from core.results import Basis
 
 router = APIRouter(prefix="/v1", tags=["accounting"])
@@ -294,6 +296,67 @@ async def uncertainty(
     )
 
 
+class MonteCarloAsked(BaseModel):
+    period: str
+    basis: Basis = Basis.LOCATION
+    method_set: str | None = None
+    known_at: str | None = None
+    trials: int = Field(100_000, ge=10_000, le=1_000_000)
+    seed: int | None = Field(None, ge=0, lt=2**63, description="Drawn and kept where none is given.")
+
+
+class MonteCarloRow(BaseModel):
+    id: int
+    state: Literal["running", "done"]
+    asked: dict[str, Any]
+    trials: int
+    seed: int
+    who: str
+    at: str
+    done: str | None
+    propagated: float | None
+    mean_kgco2e: float | None
+    low_kgco2e: float | None
+    high_kgco2e: float | None
+    uncertainty: float | None
+    terms: int
+
+
+class MonteCarloPage(BaseModel):
+    items: list[MonteCarloRow]
+    next: str | None
+
+
+@router.post("/uncertainty/runs", status_code=202, response_model=MonteCarloRow)
+async def begin_monte_carlo(
+    body: MonteCarloAsked, services: InServices, plant: InPlant, caller: InWho, who: Who = ""
+) -> Response:
+    """Begin a Monte Carlo run of an inventory; its seed and terms are kept, so that it can be drawn again for ever."""
+    span = period_span(plant, body.period)
+    method = asked_method_set(plant, body.method_set)
+    made = await inventories_at(services, body.known_at).of(span.start_ns, span.end_ns, method)
+    asked = body.model_dump(exclude={"trials", "seed"}, mode="json") | {"method_set": method}
+    runs = _runs(services)
+    number = await runs.begin(made.terms(body.basis), asked, body.trials, body.seed, caller or who or "local")
+    return Json(_run(await runs.run(number)), 202)
+
+
+@router.get("/uncertainty/runs", response_model=MonteCarloPage)
+async def monte_carlo_runs(
+    services: InServices, media: InMedia, cursor: Cursor = None, limit: Limit = 1000
+) -> Response:
+    """Monte Carlo runs by number, page by page."""
+    found = await _runs(services).page(after(cursor), 10_000 if media else limit + 1)
+    rows = [_run(run) for run in found]
+    return table(media, "monte-carlo", rows) if media else page(rows, limit)
+
+
+@router.get("/uncertainty/runs/{number}", response_model=MonteCarloRow)
+async def monte_carlo_run(services: InServices, number: int) -> Response:
+    """One Monte Carlo run; `state` says whether it is done."""
+    return Json(_run(await _runs(services).run(number)))
+
+
 @router.get("/method-sets")
 async def method_sets(plant: InPlant) -> Response:
     """The method sets there are, with their editions and rules, and each sector's register of sources."""
@@ -335,6 +398,32 @@ async def trajectory_to_final(
                 }
             )
     return Json(made)
+
+
+def _runs(services: Services) -> MonteCarloRuns:
+    if services.monte_carlo is None:
+        raise BadRequest("this process has no results to draw from")
+    return services.monte_carlo
+
+
+def _run(run: Run) -> dict[str, Any]:
+    result = run.result
+    return {
+        "id": run.id,
+        "state": "running" if result is None else "done",
+        "asked": run.asked,
+        "trials": run.trials,
+        "seed": run.seed,
+        "who": run.who,
+        "at": rfc3339(run.at_ns),
+        "done": None if run.done_ns is None else rfc3339(run.done_ns),
+        "propagated": number(run.propagated),
+        "mean_kgco2e": None if result is None else result.mean,
+        "low_kgco2e": None if result is None else result.low,
+        "high_kgco2e": None if result is None else result.high,
+        "uncertainty": None if result is None else number(result.uncertainty),
+        "terms": len(run.terms),
+    }
 
 
 def _footprint(batch: BatchFootprint) -> dict[str, Any]:

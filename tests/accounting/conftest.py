@@ -33,6 +33,7 @@ from core.pipeline import Pipeline
 from core.plant.load import load_plant
 from core.plant.model import Plant
 from core.reconciliation import reconciliation
+from core.registers.monte_carlo import MonteCarloRuns
 from core.registers.shelf import Registers
 from core.samples import NS_PER_S, PointTable, sample_batch
 from core.shares import Shares
@@ -169,9 +170,11 @@ async def office(databases: Any, computed: str, plant: Plant) -> AsyncIterator[O
         shares=Shares(store, pipeline.history),
         reconciliation=partial(reconciliation, pipeline.history.current, store),
         explain=Explanations(pipeline.history, store),
+        monte_carlo=(runs := MonteCarloRuns(store.pool, clock)),
     )
     app = create_app(services)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
         yield Office(plant, store, http, app)
+    await runs.finished()
     await store.close()

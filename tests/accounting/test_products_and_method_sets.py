@@ -8,7 +8,9 @@ import pytest
 
 from core.carbon.factors import FactorLibrary
 from core.carbon.sector import sectors
+from core.clock import SystemClock
 from core.registers.activity import ActivityKind
+from core.registers.monte_carlo import MonteCarloRuns
 from core.registers.process import PROCESSES
 
 GAS = FactorLibrary.shipped().fuel("natural_gas@ndrc_other_industry").kgco2_per_kwh(oxidised=True)
@@ -108,6 +110,33 @@ async def test_monte_carlo_repeats_with_its_seed_and_agrees_with_propagation(off
     assert first == again
     assert other["monte_carlo"]["mean"] != first["monte_carlo"]["mean"]
     assert first["monte_carlo"]["uncertainty"] == pytest.approx(first["propagated"], rel=0.02)
+
+
+async def test_a_monte_carlo_run_keeps_its_seed_and_terms_over_a_restart(office: Any) -> None:
+    asked = {"period": "2026-09", "basis": "market", "trials": 20_000}
+    begun = await office.http.post("/v1/uncertainty/runs", json=asked, params={"who": "li"})
+    assert begun.status_code == 202
+    number, seed = begun.json()["id"], begun.json()["seed"]
+    runs = office.app.state.services.monte_carlo
+    await runs.finished()
+    done = await get(office, f"/v1/uncertainty/runs/{number}")
+    assert (done["state"], done["who"], done["asked"]["method_set"]) == ("done", "li", "zero-carbon-factory")
+    assert done["uncertainty"] == pytest.approx(done["propagated"], rel=0.05)
+
+    # The process ends before a run is done, and figures change meanwhile: the next start draws it from what was kept.
+    await office.store.pool.execute("UPDATE ecmc.monte_carlo SET result = NULL, done = NULL")
+    again = MonteCarloRuns(office.store.pool, SystemClock())
+    await again.resume()
+    await again.finished()
+    assert (await get(office, f"/v1/uncertainty/runs/{number}"))["mean_kgco2e"] == done["mean_kgco2e"]
+    given = (await office.http.post("/v1/uncertainty/runs", json={**asked, "seed": seed})).json()["id"]
+    await runs.finished()
+    listed = (await get(office, "/v1/uncertainty/runs"))["items"]
+    assert [row["id"] for row in listed] == [number, given]
+    assert listed[1]["high_kgco2e"] == done["high_kgco2e"]
+    refused = await office.http.post("/v1/uncertainty/runs", json={**asked, "trials": 100})
+    assert refused.status_code == 422
+    assert (await office.http.get("/v1/uncertainty/runs/99")).status_code == 404
 
 
 async def test_every_method_set_names_its_edition_and_what_it_is_designed_toward(office: Any) -> None:
