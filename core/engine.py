@@ -20,6 +20,7 @@ from core.carbon.trace import Tracer, TraceResult, distinct_attributes
 from core.energy.medium import WATER_KWH_PER_M3_K, interval_means, steam_kwh_per_kg, water_kwh_per_m3
 from core.energy.network import Network, NetworkEnergy
 from core.energy.register import (
+    ABSURD_KW,
     MeterEvent,
     Register,
     Registers,
@@ -61,6 +62,35 @@ class LiveFlow:
     kg_per_h: Floats
     intensity: Floats
     edge_kw: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Newest:
+    """The newest reading of each of an engine's `live_points`, shape (P,); NaN and 0 where there is none.
+
+    Attributes:
+        time_ns, value: Of the reading.
+        since_ns: When that value was first seen.
+        before_ns, before: When the value before it was first seen, and that value.
+    """
+
+    time_ns: Times
+    value: Floats
+    since_ns: Times
+    before_ns: Times
+    before: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Live:
+    """How each metered edge's power is read off its slot of `Newest`."""
+
+    edge: np.ndarray
+    slot: np.ndarray
+    by_power: Flags
+    sign: Floats
+    kwh_per_unit: Floats
+    gap_after_ns: Times
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,6 +205,7 @@ class Engine:
             )
         )
         self.live_points = self.points
+        self._compile_live()
         self.readings_per_hour = max(
             1.0, sum(3600.0 / max(self._period_s(point), 0.1) for point in self.points)
         )
@@ -195,6 +226,28 @@ class Engine:
             if metered.point == point:
                 return self._register_of[point], metered.power, metered.kw_per_unit, metered.direction
         raise BadRequest(f"point {point!r} is no register of an edge")
+
+    def _compile_live(self) -> None:
+        self._slot_of = {point: i for i, point in enumerate(self.live_points)}
+        row_of = {name: row for row, name in enumerate(self.edge_names)}
+        metered = [*self._by_register, *self._by_power]
+        read = [m.power or m.point for m in metered]
+        self._live = _Live(
+            edge=np.array([row_of[m.edge] for m in metered], dtype=np.int64),
+            slot=np.array([self._slot_of[point] for point in read], dtype=np.int64),
+            by_power=np.array([m.power is not None for m in metered], dtype=np.bool_),
+            sign=np.array([1.0 if m.direction == "import" else -1.0 for m in metered]),
+            kwh_per_unit=np.array(
+                [
+                    m.kw_per_unit if m.power is not None else self._register_of[m.point].kwh_per_unit
+                    for m in metered
+                ]
+            ),
+            gap_after_ns=np.array(
+                [self._gap_after_ns(self._period_s(point)) for point in read], dtype=np.int64
+            ),
+        )
+        self._live_media = [(at, m.edge) for at, m in enumerate(metered) if m.edge in self._media]
 
     def _compile_media(self) -> None:
         """Edges whose unit is worth what points tell of steam or water: what it is worth of what was assumed."""
@@ -490,6 +543,12 @@ class Engine:
             if ever.any():
                 quiet_ns = edges_ns[1:] - batch.time_ns[np.maximum(last, 0)]
                 silent &= ~ever | (quiet_ns > self._gap_after_ns(self._period_s(point)))
+        for point in self._media[metered.edge][0].points if metered.edge in self._media else ():
+            batch, _ = columns.of([point])  # without its state a medium says nothing either
+            last = np.searchsorted(batch.time_ns, edges_ns[1:], side="right") - 1
+            if len(batch):
+                quiet_ns = edges_ns[1:] - batch.time_ns[np.maximum(last, 0)]
+                silent |= (last >= 0) & (quiet_ns > self._gap_after_ns(self._period_s(point)))
         return silent & spoke
 
     def _usual_kwh(self, metered: _Metered, start_ns: int, end_ns: int, before: Lookback) -> Floats:
@@ -538,26 +597,36 @@ class Engine:
     def _of_medium(
         self, energy: IntervalEnergy, columns: Columns, edge: str, edges_ns: Times
     ) -> IntervalEnergy:
-        """The energy of a medium by the state that was measured; where none was, as assumed, and marked."""
-        medium, assumed, kg_per_unit = self._media[edge]
+        """The energy of a medium by the state that was measured.
+
+        Where none was: steam as assumed and marked, for it holds about the same; water unknown.
+        """
+        medium = self._media[edge][0]
         state = {point: self._means(columns, point, edges_ns) for point in medium.points}
-        intervals = edges_ns.size - 1
-        if medium.supply is not None:
-            held = water_kwh_per_m3(medium, state, intervals) / 1000
-        else:
-            feed_water = _feed_water_kj_per_kg(self.library)
-            held = steam_kwh_per_kg(medium, state, self.library.steam, feed_water, intervals)
-        share = held * kg_per_unit / assumed
+        share = self._share_of_medium(edge, state, edges_ns.size - 1)
         unknown = np.isnan(share)
-        share = np.where(unknown, 1.0, share)
+        if medium.supply is None:
+            share = np.where(unknown, 1.0, share)
         kwh, estimated = energy.energy_kwh * share, energy.estimated_kwh * share
-        mark = np.where(unknown, energy.mark | np.int16(Mark.SUBSTITUTED), energy.mark).astype(np.int16)
+        assumed = unknown & np.isfinite(kwh)
+        mark = np.where(assumed, energy.mark | np.int16(Mark.SUBSTITUTED), energy.mark).astype(np.int16)
         return IntervalEnergy(
             kwh,
             np.where(unknown, 0.0, energy.covered),
             np.where(unknown, np.nan_to_num(kwh), estimated),
             mark,
         )
+
+    def _share_of_medium(self, edge: str, state: Mapping[str, Floats], intervals: int) -> Floats:
+        """What a metered unit held of what was assumed of it, shape (T,); NaN where its state is not known."""
+        medium, assumed, kg_per_unit = self._media[edge]
+        if medium.supply is not None:
+            held = water_kwh_per_m3(medium, state, intervals) / 1000
+        else:
+            feed_water = _feed_water_kj_per_kg(self.library)
+            held = steam_kwh_per_kg(medium, state, self.library.steam, feed_water, intervals)
+        share: Floats = held * kg_per_unit / assumed
+        return share
 
     def _means(self, columns: Columns, point: str, edges_ns: Times) -> Floats:
         """A gauge's mean by interval, shape (T,); NaN where it was not read and its last reading is stale."""
@@ -730,60 +799,59 @@ class Engine:
 
     # -- the live picture ------------------------------------------------------
 
-    def live_power_kw(
-        self, now_ns: int, time_ns: Times, value: Floats, before_ns: Times, before: Floats
-    ) -> dict[str, float]:
-        """Power of each metered edge now, kW; NaN where nothing fresh is known.
+    def live_power_kw(self, now_ns: int, newest: Newest) -> Floats:
+        """Power of each edge now, shape (E,), kW; NaN where nothing fresh is known, or no meter is.
 
-        Args:
-            time_ns, value, before_ns, before: The newest reading of each of `live_points` and the one before it.
+        A register without power tells it by its last step: over the time that took or, if that is longer, since.
         """
-        slot = {point: i for i, point in enumerate(self.live_points)}
-        power: dict[str, float] = {}
-        for row, metered in enumerate([*self._by_register, *self._by_power]):
-            point = metered.power or metered.point
-            i = slot[point]
-            kw = math.nan
-            if now_ns - time_ns[i] <= self._gap_after_ns(self._period_s(point)):
-                if metered.power is not None:
-                    signed = value[i] * metered.kw_per_unit
-                    kw = max(signed, 0.0) if metered.direction == "import" else max(-signed, 0.0)
-                elif before_ns[i] > 0 and value[i] >= before[i]:
-                    kw = (
-                        (value[i] - before[i])
-                        * self._kwh_of_register[row]
-                        * HOUR_NS
-                        / (time_ns[i] - before_ns[i])
-                    )
-            power[metered.edge] = kw
-        return power
+        live = self._live
+        value, before = newest.value[live.slot], newest.before[live.slot]
+        since_ns = newest.since_ns[live.slot]
+        took_ns = np.maximum(since_ns - newest.before_ns[live.slot], now_ns - since_ns)
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            stepped = np.where(value >= before, value - before, np.nan) * (HOUR_NS / took_ns)
+            stands = np.isnan(before) & (newest.time_ns[live.slot] > since_ns)  # seen twice, and no step yet
+            counted = np.where(stands, 0.0, stepped)
+            told = np.where(live.by_power, np.maximum(value * live.sign, 0.0), counted) * live.kwh_per_unit
+            fresh = now_ns - newest.time_ns[live.slot] <= live.gap_after_ns
+            told = np.where(fresh & (told <= ABSURD_KW), told, np.nan)
+        for at, edge in self._live_media:
+            told[at] *= self._share_of_medium(edge, self._live_state(edge, now_ns, newest), 1)[0]
+        power_kw = np.full(len(self.edge_names), np.nan)
+        power_kw[live.edge] = told
+        return power_kw
 
-    def live_flow(self, now_ns: int, power_kw: dict[str, float], stocks: Stocks | None) -> LiveFlow:
+    def _live_state(self, edge: str, now_ns: int, newest: Newest) -> dict[str, Floats]:
+        state: dict[str, Floats] = {}
+        for point in self._media[edge][0].points:
+            slot = self._slot_of[point]
+            fresh = now_ns - newest.time_ns[slot] <= self._gap_after_ns(self._period_s(point))
+            state[point] = newest.value[slot : slot + 1] if fresh else np.array([np.nan])
+        return state
+
+    def live_flow(self, now_ns: int, power_kw: Floats, stocks: Stocks | None) -> LiveFlow:
         """Trace the powers of now as if they held for an hour; the first method set, location-based, all scopes."""
-        one = np.zeros(1)
-        measured = {
-            edge: IntervalEnergy(np.array([kw]), one, one, np.zeros(1, dtype=np.int16))
-            for edge, kw in power_kw.items()
-        }
-        network = self._network.close(measured)
+        network = self._network.close_powers(power_kw)
         intensity, _ = self._source_intensity(np.array([now_ns], dtype=np.int64), now_ns)
         direct_kg = self._direct_kg(network.energy.energy_kwh)
         stock_kwh, stock_kg = self._first_stocks(stocks, None, intensity)
+        shown = [
+            i
+            for i, f in enumerate(self.flows)
+            if f.method_set == self.methods[0].id and f.basis == Basis.LOCATION
+        ]
+        intensity = intensity[:, shown]
+        direct_kg = None if direct_kg is None else direct_kg[:, shown]
         traced = self._tracer.trace(
             network.energy.energy_kwh,
             intensity,
             direct_kg,
             # An hour's discharge may be more than the stock holds now; its intensity is the stock's all the same.
             stock_kwh=stock_kwh * _LIVE_STOCK,
-            stock_kg=stock_kg * _LIVE_STOCK,
+            stock_kg=stock_kg[:, shown] * _LIVE_STOCK,
         )
         flows = self._flows_of(network, traced, intensity, direct_kg)
-        shown = [
-            i
-            for i, f in enumerate(self.flows)
-            if f.method_set == self.methods[0].id and f.basis == Basis.LOCATION
-        ]
-        through_kg = flows.through_kg[:, shown, 0].sum(axis=1)
+        through_kg = flows.through_kg[:, :, 0].sum(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = through_kg / flows.through_kwh[:, 0]
         return LiveFlow(

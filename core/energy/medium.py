@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -18,7 +19,7 @@ WATER_KWH_PER_M3_K: Final = 4.1868 * KWH_PER_MJ  # a tonne of water and a kelvin
 
 def steam_kwh_per_kg(
     medium: Medium | None,
-    state: dict[str, Floats],
+    state: Mapping[str, Floats],
     table: SteamTable,
     feed_water_kj_per_kg: float,
     shape: int,
@@ -43,7 +44,7 @@ def steam_kwh_per_kg(
     return held
 
 
-def water_kwh_per_m3(medium: Medium, state: dict[str, Floats], shape: int) -> Floats:
+def water_kwh_per_m3(medium: Medium, state: Mapping[str, Floats], shape: int) -> Floats:
     """Heat (or cold) a cubic metre of water gave off between supply and return, shape (T,), from zero up."""
     supply = _column(medium.supply, state, np.nan, shape)
     back = _column(medium.back, state, np.nan, shape)
@@ -51,7 +52,7 @@ def water_kwh_per_m3(medium: Medium, state: dict[str, Floats], shape: int) -> Fl
     return held
 
 
-def _column(given: float | str | None, state: dict[str, Floats], otherwise: float, shape: int) -> Floats:
+def _column(given: float | str | None, state: Mapping[str, Floats], otherwise: float, shape: int) -> Floats:
     if isinstance(given, str):
         return state[given]
     return np.full(shape, otherwise if given is None else given)

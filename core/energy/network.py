@@ -118,6 +118,17 @@ class Network:
             energy.covered[e] = column.covered
             energy.estimated_kwh[e] = column.estimated_kwh
             energy.mark[e] = column.mark
+        return self._closed(energy, profile_kwh)
+
+    def close_powers(self, kw: Floats) -> NetworkEnergy:
+        """The same of powers that hold for an hour, shape (E,); NaN where silent or not metered."""
+        column = np.array(kw, dtype=np.float64)[:, None]
+        zero = np.zeros(column.shape)
+        energy = IntervalEnergy(column, np.ones(column.shape), zero, np.zeros(column.shape, dtype=np.int16))
+        return self._closed(energy, None)
+
+    def _closed(self, energy: IntervalEnergy, profile_kwh: Floats | None) -> NetworkEnergy:
+        shape = energy.energy_kwh.shape
         self._clip(energy, np.arange(shape[0]), np.ones(shape, dtype=np.bool_))
         self._compute_virtual(energy)
         if np.isnan(energy.energy_kwh).any():

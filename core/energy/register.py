@@ -27,6 +27,7 @@ STEP_SPREAD_NS = 3600 * NS_PER_S
 RATED_TOLERANCE = 1.5  # meters and lines bear short overloads; beyond this a step is no energy that flowed
 LONGEST_SHAPED_NS = 28 * 24 * 3600 * NS_PER_S  # four weeks before it tell nothing of a longer gap
 ABSURD_KW = 1e7  # ten gigawatts: no meter of a factory passes that, whatever is known of its rating
+_BEYOND_KWH = 1e30  # sums and squares of less stay numbers
 NS_PER_HOUR = 3600.0 * NS_PER_S
 _UNSURE = np.int16(1 << 14)  # beside the Mark bits: an uncertain reading at one end
 _NOT_SEEN = np.int16(Mark.GAP | Mark.RESET | Mark.JUMP | _UNSURE)
@@ -664,12 +665,12 @@ def power_against_register(register: IntervalEnergy, power: IntervalEnergy) -> t
 
 
 def _without_absurd(energy: IntervalEnergy, edges_ns: Times) -> IntervalEnergy:
-    """What no meter can have passed is marked as a jump and stands on no good reading; what is no number is unknown."""
+    """What no meter can have passed is marked as a jump and stands on no good reading; what cannot be meant is unknown."""
     kwh = energy.energy_kwh
     absurd = kwh > ABSURD_KW * (np.diff(edges_ns) / NS_PER_HOUR)
     if not absurd.any():
         return energy
-    kwh = np.where(np.isinf(kwh), np.nan, kwh)
+    kwh = np.where(kwh > _BEYOND_KWH, np.nan, kwh)
     return IntervalEnergy(
         kwh,
         np.where(absurd, 0.0, energy.covered),
