@@ -46,6 +46,26 @@ class Formula:
         return result
 
 
+def divides_by_zero(formula: Formula) -> bool:
+    """Whether some division is by zero whatever the edges carry."""
+    stack: list[float | None] = []  # None: depends on an edge
+    for item in formula.postfix:
+        if isinstance(item, float):
+            stack.append(item)
+        elif item == "neg":
+            last = stack.pop()
+            stack.append(None if last is None else -last)
+        elif item in _BINDS:
+            right, left = stack.pop(), stack.pop()
+            if item == "/" and right == 0:
+                return True
+            known = left is not None and right is not None
+            stack.append(float(_apply(item, left, right)) if known else None)  # type: ignore[arg-type]
+        else:
+            stack.append(None)
+    return False
+
+
 def _apply(operator: str, left: Floats | float, right: Floats | float) -> Floats | float:
     if operator == "+":
         return left + right

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
+from typing import Final
 from zoneinfo import ZoneInfo, available_timezones
 
 from core.carbon.factors import FactorLibrary
@@ -359,7 +360,7 @@ class _Reading:
             ct_ratio=one.number("ct_ratio", 1.0, above=0),
             vt_ratio=one.number("vt_ratio", 1.0, above=0),
             period_s=one.number("period_s", 1.0, above=0, most=86400),
-            accuracy_class=one.number("accuracy_class", None, above=0, most=100),
+            accuracy_class=_accuracy_class(one),
             rated_kw=one.number("rated_kw", None, above=0),
             area=area or None,
             name=one.label("name"),
@@ -589,6 +590,24 @@ def _check_overlap(
                         )
                     )
             reaching.append((source, point))
+
+
+# As meters are marked: per cent of IEC 62053 (the S classes hold down to lower currents) and letters of EN 50470.
+_CLASSES: Final = {"0.1S": 0.1, "0.2S": 0.2, "0.5S": 0.5, "A": 2.0, "B": 1.0, "C": 0.5}
+
+
+def _accuracy_class(entry: Entry) -> float | None:
+    """A meter's class as the per cent it may be off; what no meter is marked with is a fault."""
+    given = entry.value("accuracy_class")
+    if isinstance(given, str):
+        named = _CLASSES.get(given.strip().upper())
+        if named is not None:
+            return named
+        wanted = f"wanted per cent, such as 0.5, or one of {', '.join(_CLASSES)}"
+        entry.fault("accuracy_class", f"accuracy_class is {given!r}, {wanted}")
+        return None
+    per_cent: float | None = entry.number("accuracy_class", None, above=0, most=10)
+    return per_cent
 
 
 def _valid_from_ns(entry: Entry, zone: ZoneInfo, base_interval_s: int) -> int | None:

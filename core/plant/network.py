@@ -11,7 +11,7 @@ from typing import Final
 from core.carbon.factors import FactorLibrary
 from core.errors import BadRequest
 from core.plant.document import Entry, did_you_mean
-from core.plant.formula import Formula, parse_formula
+from core.plant.formula import Formula, divides_by_zero, parse_formula
 from core.plant.medium import read_allocation, read_medium, weight_of
 from core.plant.model import (
     Area,
@@ -381,6 +381,10 @@ def _formula(draft: _Draft, text: str, drafts: Mapping[str, _Draft]) -> FormulaM
     except ValueError as why:
         draft.entry.fault("meter", str(why))
         return None
+    if not formula.edges:
+        draft.entry.fault("meter", f"formula {text!r} reads no edge: it would be the same in every interval")
+    elif divides_by_zero(formula):
+        draft.entry.fault("meter", f"formula {text!r} divides by zero")
     for edge in formula.edges:
         if edge not in drafts:
             draft.entry.fault("meter", f"formula reads unknown edge {edge!r}{did_you_mean(edge, drafts)}")
@@ -682,9 +686,14 @@ def _check_shape(network: Entry, nodes: Mapping[str, Node], drafts: list[_Draft]
             entry.fault(None, f"nothing flows into this {node.kind.value}")
         if node.kind is NodeKind.STORAGE:
             for draft in (*into[node.id], *out_of[node.id]):
+                own = {edge.id for edge in (*into[node.id], *out_of[node.id])}
                 if isinstance(draft.meter, RemainderMeter):
                     draft.entry.fault(
                         "meter", f"storage {node.id} needs an energy meter here, not a remainder"
+                    )
+                elif isinstance(draft.meter, FormulaMeter) and own.issuperset(draft.meter.formula.edges):
+                    draft.entry.fault(
+                        "meter", f"storage {node.id} needs an energy meter here, not a share of its own flow"
                     )
         if node.burns and node.burns not in {draft.carrier for draft in into[node.id]}:
             entry.fault("burns", f"burns {node.burns}, but no edge brings it any")

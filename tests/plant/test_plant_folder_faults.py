@@ -51,6 +51,8 @@ FAULTS = [
     (YAML, "security: none", "security: Basic256Sha256_Sign", "Basic256Sha256_Sign", "needs certificate"),
     (YAML, "tls: false", "tls: true, ca_file: none.pem", "none.pem", "no file"),
     # devices
+    (YAML, "accuracy_class: 0.5", "accuracy_class: best", "best", "wanted per cent, such as 0.5, or one of"),
+    (YAML, "accuracy_class: 0.5", "accuracy_class: 50", "50", "wanted at most 10"),
     (
         YAML,
         "{id: m-press, connection: mb1",
@@ -210,6 +212,15 @@ FAULTS = [
     (YAML, '"= e-press * 0.3 + e-light"', '"= e-grid + e-press"', '"= e-grid', "main and sub count twice"),
     (YAML, '"= e-press * 0.3 + e-light"', '"= e-press + e-press"', '"= e-press', "reads e-press twice"),
     (YAML, '"= e-press * 0.3 + e-light"', '"= e-other * 0.5"', '"= e-other', "computed from itself"),
+    (YAML, '"= e-press * 0.3 + e-light"', '"= e-press / ( 2 - 2 )"', '"= e-press', "divides by zero"),
+    (YAML, '"= e-press * 0.3 + e-light"', '"= 3 * 2"', '"= 3', "reads no edge"),
+    (
+        YAML,
+        "e-discharge, from: bat, to: main, meter: m-bat",
+        'e-discharge, from: bat, to: main, meter: "= e-charge * 0.9"',
+        '"= e-charge',
+        "storage bat needs an energy meter",
+    ),
     (
         YAML,
         "to: light, meter: lamp",
