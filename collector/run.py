@@ -34,7 +34,7 @@ def make_driver(
     """The driver that speaks a connection's protocol.
 
     Args:
-        learned: A folder for what devices teach a driver.
+        learned: A folder for what a driver remembers over a restart.
         connects: Held by a driver that makes a lost link anew by itself.
 
     Raises:
@@ -48,11 +48,11 @@ def make_driver(
         case Protocol.OPCUA:
             from collector.drivers.opcua import OpcuaDriver
 
-            return OpcuaDriver(plant, connection)
+            return OpcuaDriver(plant, connection, learned=learned)
         case Protocol.MQTT:
             from collector.drivers.mqtt import MqttDriver
 
-            return MqttDriver(plant, connection)
+            return MqttDriver(plant, connection, learned=learned)
         case Protocol.SPARKPLUG:
             from collector.drivers.sparkplug import SparkplugDriver
 

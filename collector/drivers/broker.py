@@ -28,6 +28,7 @@ from paho.mqtt.properties import Properties, VariableByteIntegers
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from collector.delivery import Delivery
+from collector.memory import Memory
 from core import quality
 from core.clock import Clock, SystemClock
 from core.errors import DeviceRefused, DeviceUnreachable
@@ -47,6 +48,7 @@ READ_BYTES: Final = 65_536
 LAST_WORD_S: Final = 1.0
 SESSION_EXPIRY_S: Final = 7 * 86_400
 
+_UNSUPPORTED_VERSION: Final = 0x84
 # Unsupported version, client id, user or password, not authorised, banned, bad method (MQTT 5, 3.2.2.2).
 _REFUSALS: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C})
 
@@ -151,8 +153,11 @@ class BrokerDriver:
 
     keeps_session = True  # whether the broker keeps what comes while ecmc is away
 
-    def __init__(self, plant: Plant, connection: Connection, clock: Clock | None = None) -> None:
+    def __init__(
+        self, plant: Plant, connection: Connection, clock: Clock | None = None, learned: Path | None = None
+    ) -> None:
         self.name = connection.id
+        self._memory = Memory(connection.id, learned if self.keeps_session else None)
         self._connection = connection
         self._options = connection.options
         self._folder = Path(plant.folder)
@@ -337,11 +342,24 @@ class BrokerDriver:
             reason = await connected
             if reason.is_failure:
                 error = DeviceRefused if reason.value in _REFUSALS else DeviceUnreachable
-                raise error(f"{self._where}: {reason}")
+                hint = " 5; say version: 3.1.1" if is_v5 and reason.value == _UNSUPPORTED_VERSION else ""
+                raise error(f"{self._where}: {reason}{hint}")
             wanted = self._listens()
             if wanted:
                 client.subscribe([_asked(topic, qos, is_v5) for topic, qos in wanted.items()])
                 self._check(list(wanted), await subscribed)
+            if self.keeps_session:
+                self._forget_others(client, wanted)
+
+    def _forget_others(self, client: Client, wanted: Mapping[str, int]) -> None:
+        """The session outlives the plant folder as it was: what that listened to is not listened to any more."""
+        whose = [self._client_id, str(self._options["host"]), str(self._options.get("port", 1883))]
+        if self._memory.known.get("session") == whose:
+            before = self._memory.known.get("topics")
+            gone = set(before if isinstance(before, list) else ()) - set(wanted)
+            if gone:
+                client.unsubscribe(sorted(gone))
+        self._memory.keep({"session": whose, "topics": sorted(wanted)})
 
     def _check(self, filters: list[str], reasons: list[Any]) -> None:
         refused = [topic for topic, reason in zip(filters, reasons, strict=True) if reason.is_failure]

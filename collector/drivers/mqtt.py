@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
+from pathlib import Path
 from typing import Any, Final
 
 from paho.mqtt.client import topic_matches_sub
@@ -77,8 +78,10 @@ class MqttDriver(BrokerDriver):
     Options of the connection: those of `BrokerDriver`, and `qos`.
     """
 
-    def __init__(self, plant: Plant, connection: Connection, clock: Clock | None = None) -> None:
-        super().__init__(plant, connection, clock)
+    def __init__(
+        self, plant: Plant, connection: Connection, clock: Clock | None = None, learned: Path | None = None
+    ) -> None:
+        super().__init__(plant, connection, clock, learned)
         self._zone = plant.zone
         self._tags: dict[str, list[_Tag]] = {}  # by topic filter
         self._heard: dict[str, _Heard] = {}

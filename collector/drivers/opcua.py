@@ -10,7 +10,8 @@ changed, and no later change can be dated before it.
 
 A link that fails is not mended by the library, which throws away what the
 server kept; the driver marks the gap, gives up, and is opened again. Then it
-asks for the history of the gap, beside the values of now.
+asks for the history of the gap, beside the values of now; and so it does after a
+restart of ecmc, for the time it was not there.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ from collector.drivers.opcua_history import (
 from collector.drivers.opcua_publish import Publisher
 from collector.drivers.opcua_session import Service, Session, said
 from collector.drivers.opcua_wire import PublishAnswer, Values, read_answer
+from collector.memory import Memory
 from core import quality
 from core.clock import NS_PER_S, Clock, SystemClock
 from core.errors import DeviceUnreachable
@@ -63,12 +65,19 @@ KEEP_ALIVE_S: Final = 5.0
 HEARTBEAT_S: Final = 10.0
 QUEUE_SIZE: Final = 10
 REFUSED_RETRY_S: Final = 600.0
+HISTORY_RETRY_S: Final = 60.0
+REMEMBER_S: Final = 10.0
 ROWS_AHEAD: Final = 100_000  # of history, before what has been read is on disk
 
 _NO_SUCH_NODE: Final = (
     ua.StatusCodes.BadNodeIdUnknown,
     ua.StatusCodes.BadNodeIdInvalid,
     ua.StatusCodes.BadAttributeIdInvalid,
+)
+_NO_HISTORY: Final = (
+    ua.StatusCodes.BadServiceUnsupported,
+    ua.StatusCodes.BadHistoryOperationUnsupported,
+    ua.StatusCodes.BadHistoryOperationInvalid,
 )
 _FILTER_REFUSALS: Final = (
     ua.StatusCodes.BadMonitoredItemFilterUnsupported,
@@ -105,7 +114,9 @@ class OpcuaDriver:
     never asked for); `publish_interval_s`, `sampling_interval_s`, `queue_size`.
     """
 
-    def __init__(self, plant: Plant, connection: Connection, clock: Clock | None = None) -> None:
+    def __init__(
+        self, plant: Plant, connection: Connection, clock: Clock | None = None, learned: Path | None = None
+    ) -> None:
         self.name = connection.id
         self._session = Session(Path(plant.folder), connection)
         self._clock = clock or SystemClock()
@@ -132,6 +143,9 @@ class OpcuaDriver:
         self._polling: dict[float, _Turn] = {}  # by period
         self._refused: list[tuple[_Group, Node]] = []
         self._retry_refused_s = 0.0
+        self._memory = Memory(connection.id, learned)
+        self._complete_ns = 0  # up to where `read` gave all there is; no further than an open gap
+        self._kept_s = time.monotonic()
         self._gap: Gap | None = None
         self._closing_gap: asyncio.Task[None] | None = None
         self._lost: str | None = None
@@ -171,6 +185,8 @@ class OpcuaDriver:
             raise
         self._up, self._since_ns, self._detail = True, self._clock.now_ns(), "connected"
         self._gap_marked = False
+        if self._gap is None:
+            self._gap = self._gap_since_last_run()
         if self._gap is not None and self._options.get("history", True):
             self._closing_gap = asyncio.create_task(self._close_gap(self._gap), name=f"history:{self.name}")
         return self
@@ -189,10 +205,14 @@ class OpcuaDriver:
             elif not batches:
                 raise DeviceUnreachable(f"{self.name}: {self._lost}")
             if batches:
+                if self._gap is None:
+                    self._complete_ns = self._known_until()
                 return concatenate(batches)
 
     async def stored(self) -> None:
-        """The server has been told already; what a crash takes is marked as a gap."""
+        """The server has been told already; what a crash takes, its history gives back where it has one."""
+        if time.monotonic() - self._kept_s >= REMEMBER_S:
+            self._remember()
 
     def devices(self) -> Mapping[str, DeviceState]:
         states = {}
@@ -215,6 +235,7 @@ class OpcuaDriver:
             self._closing_gap.cancel()
             await asyncio.gather(self._closing_gap, return_exceptions=True)
             self._closing_gap = None
+        self._remember()
         await self._close()
 
     async def _close(self) -> None:
@@ -428,30 +449,58 @@ class OpcuaDriver:
 
     # ---- history
 
+    def _known_until(self) -> int:
+        """Up to when nothing can come any more but from a history."""
+        now_ns = self._clock.now_ns()
+        watched = [group.vouched_ns for group in self._groups]
+        return min([*watched, *(now_ns - int(period_s * NS_PER_S) for period_s in self._polling)], default=0)
+
+    def _remember(self) -> None:
+        """Where to go on after a restart."""
+        self._kept_s = time.monotonic()
+        if self._complete_ns:
+            self._memory.keep({"complete_ns": self._complete_ns})
+
+    def _gap_since_last_run(self) -> Gap | None:
+        since_ns, n = self._memory.known.get("complete_ns"), self._last_ns.size
+        if (
+            self._complete_ns
+            or not isinstance(since_ns, int)
+            or not plausible(since_ns, self._clock.now_ns())
+        ):
+            return None
+        return Gap(np.full(n, since_ns), self._last_status.copy(), np.full(n, np.nan))
+
     async def _close_gap(self, gap: Gap) -> None:
-        """Ask for what the server kept of a gap; live values come in beside it."""
+        """Ask for what the server kept of a gap, till it answers; live values come in beside it."""
         until_ns = self._clock.now_ns()
+        nodes = [n for n in self._nodes if n.resolved is not None and _known_since(gap, n)]
+        while True:
+            try:
+                await self._read_history(gap, nodes, until_ns)
+            except (OSError, TimeoutError, ua.UaError) as why:
+                log.warning("history of a gap not read", extra={"connection": self.name, "why": said(why)})
+                if not isinstance(why, ua.UaStatusCodeError) or why.code not in _NO_HISTORY:
+                    await asyncio.sleep(HISTORY_RETRY_S)
+                    continue
+            if self._gap is gap:
+                self._gap = None
+            return
+
+    async def _read_history(self, gap: Gap, nodes: Sequence[Node], until_ns: int) -> None:
         before: dict[int, Row | None] = {}
 
         async def read(part: list[Node]) -> None:
             since_ns = min(_known_since(gap, node) for node in part)
             async for values in read_history(self._session, part, since_ns, until_ns):
-                self._take_history(
-                    gap, history_rows(self._feeds, values, until_ns, self._last_ns.size), before
-                )
+                rows = history_rows(self._feeds, values, until_ns, self._last_ns.size)
+                self._take_history(gap, rows, before)
                 while sum(map(len, self._rows)) > ROWS_AHEAD:
                     self._taken.clear()
                     await self._taken.wait()
 
-        nodes = [n for n in self._nodes if n.resolved is not None and _known_since(gap, n)]
-        try:
-            kept = await nodes_with_history(self._session, nodes)
-            await self._session.split(Service.HISTORY, kept, read)
-        except (OSError, TimeoutError, ua.UaError) as why:
-            log.warning("history of a gap not read", extra={"connection": self.name, "why": said(why)})
-            return
-        if self._gap is gap:
-            self._gap = None
+        kept = await nodes_with_history(self._session, nodes)
+        await self._session.split(Service.HISTORY, kept, read)
 
     def _take_history(self, gap: Gap, rows: Rows, before: dict[int, Row | None]) -> None:
         """A page of one node; `before` is the last row of each slot so far."""

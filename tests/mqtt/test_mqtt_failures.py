@@ -21,7 +21,7 @@ from collector.drivers.mqtt import MqttDriver
 from collector.spool import Spool
 from collector.supervise import Backoff, Link
 from core import quality
-from core.errors import DeviceUnreachable
+from core.errors import DeviceRefused, DeviceUnreachable
 from core.health import Health
 from core.plant.model import MqttSource, Plant
 from core.samples import NS_PER_S
@@ -383,3 +383,32 @@ async def test_a_frozen_broker_is_noticed_and_left(broker: Any, plant_of: Callab
                 await driver.read()
         finally:
             broker._process.send_signal(signal.SIGCONT)
+
+
+async def test_topics_that_left_the_plant_leave_the_session(
+    broker: Any, gateway: Any, plant_of: Callable[..., Plant], tmp_path: Path
+) -> None:
+    wide = plant_of(broker.port, {"power": MqttSource("#", "$.P", time_path="$.ts")})
+    async with MqttDriver(wide, wide.connections[0], learned=tmp_path):
+        pass
+    narrow = plant_of(broker.port, POWER)
+    async with MqttDriver(narrow, narrow.connections[0], learned=tmp_path) as driver:
+        gateway.publish("office/m9", message(9.0, start_ns()))
+        gateway.publish("plant/m1", message(1.0, start_ns()))
+        async with asyncio.timeout(8):
+            batch = await driver.read()
+
+        assert batch.value.tolist() == [1.0]
+        assert set(driver._by_topic) == {"plant/m1"}
+
+
+async def test_a_broker_that_knows_only_3_1_1_says_what_to_write(plant_of: Callable[..., Plant]) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(b"\x20\x02\x00\x01")  # CONNACK: unacceptable protocol version (MQTT 3.1.1, 3.2.2.3)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        plant = plant_of(server.sockets[0].getsockname()[1], POWER)
+        with pytest.raises(DeviceRefused, match=r"version 5; say version: 3\.1\.1"):
+            await MqttDriver(plant, plant.connections[0]).__aenter__()

@@ -115,6 +115,31 @@ async def test_a_cut_of_4_s_loses_nothing_of_a_server_that_keeps_a_history(
     assert back_s < 10.0
 
 
+async def test_what_came_while_ecmc_was_not_running_is_read_from_the_history(
+    server: Any, plant_of: Callable[..., Plant], tmp_path: Path
+) -> None:
+    plant = plant_of(server.port, {**STORED, "now": VOLUME["volume"]}, period_s=0.1, publish_interval_s=0.2)
+    kept = Kept()
+
+    async def run_until(done: Callable[[], object]) -> None:
+        async with OpcuaDriver(plant, plant.connections[0], learned=tmp_path) as driver, asyncio.timeout(10):
+            while not done():
+                await kept.append(await driver.read())
+                await driver.stored()
+
+    await run_until(lambda: kept.good()[-1:] == [-7.0])
+    began_ns = time.time_ns()
+    await ramp(server, 0, 8, 0.1)
+    ramped = [*map(float, range(8))]
+    await run_until(
+        lambda: (
+            [row[2] for row in sorted(kept.rows) if row[0] == "volume" and row[1] > began_ns][:8] == ramped
+        )
+    )
+    for name in ("Volume", "Stored"):
+        server.set(name, -7)
+
+
 async def test_without_a_history_the_gap_is_marked_and_nothing_is_made_up(
     server: Any, wire: Callable[[int], Any], plant_of: Callable[..., Plant]
 ) -> None:

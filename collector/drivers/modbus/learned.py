@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,9 +18,8 @@ from typing import Any, Final
 import numpy as np
 
 from collector.drivers.modbus.plan import Cost, Field, Refusals
+from collector.memory import Memory
 from core.plant.model import Connection, Device
-
-log = logging.getLogger(__name__)
 
 VERSION: Final = 1
 ANSWERS_TO_TRUST: Final = 20  # of each length
@@ -70,8 +67,9 @@ class Learned:
 
     def __init__(self, connection: Connection, folder: Path | None) -> None:
         self._connection = connection
-        self._path = None if folder is None else folder / f"{connection.id}.json"
-        self._devices = self._read()
+        self._memory = Memory(connection.id, folder)
+        known = self._memory.known.get("devices") if self._memory.known.get("version") == VERSION else None
+        self._devices: dict[str, dict[str, object]] = known if isinstance(known, dict) else {}
 
     def refusals(self, device: Device) -> dict[int, Refusals]:
         """What a device refused, by function."""
@@ -107,8 +105,6 @@ class Learned:
         known: Mapping[str, tuple[Device, Mapping[int, Refusals], Cost | None, Mapping[str, str]]],
     ) -> None:
         """Write down what is known of each device, by name, if it is news."""
-        if self._path is None:
-            return
         devices: dict[str, dict[str, object]] = {}
         for name, (device, refusals, measured, identity) in known.items():
             remembered = self.cost(device)
@@ -129,29 +125,9 @@ class Learned:
                 entry["identity"] = dict(identity)
             if cost is not None or identity or entry["refused"]:
                 devices[name] = {"is": self._fingerprint(device), **entry}
-        if devices == self._devices:
-            return
-        self._devices = devices
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            new = self._path.with_suffix(".new")
-            new.write_text(json.dumps({"version": VERSION, "devices": devices}, indent=1), "utf-8")
-            os.replace(new, self._path)
-        except OSError as why:
-            log.warning("cannot keep what was learned", extra={"file": str(self._path), "why": why.strerror})
-
-    def _read(self) -> dict[str, dict[str, object]]:
-        if self._path is None:
-            return {}
-        try:
-            document = json.loads(self._path.read_text("utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as why:
-            log.warning("learned anew", extra={"file": str(self._path), "why": str(why)})
-            return {}
-        devices = document.get("devices") if isinstance(document, dict) else None
-        return devices if isinstance(devices, dict) and document.get("version") == VERSION else {}
+        if devices != self._devices:
+            self._devices = devices
+            self._memory.keep({"version": VERSION, "devices": devices})
 
     def _of(self, device: Device) -> dict[str, object]:
         known = self._devices[device.id]
