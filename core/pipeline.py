@@ -139,7 +139,8 @@ class Pipeline:
         open_from_ns = now_ns // base_ns * base_ns
         ENGINE_LAG_S.set(max(0.0, (now_ns - min(r.end_ns for r in ranges)) / NS_PER_S))
         still_open = all(r.start_ns >= open_from_ns and r.reason == "samples" for r in ranges)
-        if still_open and not everything and now_ns - self._open_written_ns < OPEN_INTERVAL_EVERY_NS:
+        since_written_ns = abs(now_ns - self._open_written_ns)  # the clock may have been set back
+        if still_open and not everything and since_written_ns < OPEN_INTERVAL_EVERY_NS:
             return False
         started = asyncio.get_running_loop().time()
         spans = await self._influence(ranges)
