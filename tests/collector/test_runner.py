@@ -298,7 +298,8 @@ def plant_of(*connections: str, period_s: float = 1.0) -> Plant:
     )
 
 
-async def test_a_reload_swaps_changed_connections_only(spool: Spool) -> None:
+async def test_a_reload_swaps_changed_connections_only(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("collector.supervise.RETIRE_S", 0.05)  # these drivers have nothing to hand over
     made: list[FakeDriver] = []
 
     def make(plant: Plant, connection: Connection) -> FakeDriver:
