@@ -277,6 +277,12 @@ def _log_to_stderr() -> None:
 
 def main() -> None:
     """Entry point: errors we raise on purpose end as one plain message and exit code 2."""
+    import logging
+
+    from ecmc.logline import LineFormatter
+
+    if logging.lastResort is not None:  # of the commands that keep no log, where something is worth a warning
+        logging.lastResort.setFormatter(LineFormatter())
     try:
         code = app(standalone_mode=False)  # an Exit raised by a command comes back as its code
     except FaultyInput as why:

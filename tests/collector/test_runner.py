@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from collector.driver import DeviceState
-from collector.run import Collectors
+from collector.run import CONNECTS_AT_ONCE, Collectors
 from collector.spool import Spool
 from collector.supervise import Backoff, Link, forward
 from core.errors import DeviceRefused, DeviceUnreachable, EcmcError, StoreUnavailable
@@ -321,6 +321,33 @@ async def test_a_reload_swaps_changed_connections_only(spool: Spool, monkeypatch
     assert sorted(health.parts) == ["collector:c1", "collector:c2", "collector:c4"]
     await collectors.stop()
     assert [driver.closed for driver in made] == [1, 1, 1, 1, 1]
+
+
+async def test_only_so_many_connections_are_under_way_at_once(spool: Spool) -> None:
+    under_way: list[int] = [0]
+    most = 0
+
+    class SlowToConnect(FakeDriver):
+        async def __aenter__(self) -> Self:
+            nonlocal most
+            under_way[0] += 1
+            most = max(most, under_way[0])
+            await asyncio.sleep(0.01)
+            under_way[0] -= 1
+            return await super().__aenter__()
+
+    made: list[FakeDriver] = []
+
+    def make(plant: Plant, connection: Connection) -> FakeDriver:
+        made.append(SlowToConnect(connection.id))
+        return made[-1]
+
+    collectors = Collectors(plant_of(*(f"c{n}" for n in range(50))), spool, Health(), make)
+    await collectors.start()
+    await until(lambda: all(driver.opened for driver in made))
+    await collectors.stop()
+
+    assert most == CONNECTS_AT_ONCE == 20
 
 
 async def test_a_reload_that_cannot_be_made_changes_nothing(spool: Spool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from zoneinfo import ZoneInfo
 
 from collector.drivers.modbus import ModbusDriver, modbus_driver
@@ -74,7 +74,7 @@ def plant_of(
             )
             for number, (name, points) in enumerate(devices.items(), 1)
         ),
-        points=tuple(one for points in devices.values() for one in points),
+        points=tuple(replace(one, device=name) for name, points in devices.items() for one in points),
         nodes=(),
         edges=(),
         alerts=(),

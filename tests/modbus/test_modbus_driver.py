@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from dataclasses import replace
 
 import pytest
 from modbus_field import (
@@ -24,6 +25,7 @@ from collector.drivers.modbus import driver as driver_module
 from collector.drivers.modbus import modbus_driver
 from core import quality
 from core.errors import EcmcError
+from core.plant.model import Edge, Node, NodeKind, Origin, PointMeter, Role
 from core.samples import NS_PER_S
 
 
@@ -260,6 +262,33 @@ async def test_polls_there_is_no_time_for_are_said_of_their_device(
     assert overloaded.up
     assert "polls skipped in the last 0.25 s" in overloaded.warning
     assert well.warning == ""
+
+
+async def test_under_overload_the_meter_at_the_fence_keeps_its_rate(device: FieldDevice) -> None:
+    async def slow(request: Request) -> None:
+        await asyncio.sleep(0.05)
+        request.send(device.pdu(request))
+
+    device.answer = slow
+    names = ["grid", *(f"m{n}" for n in range(5))]
+    plant = plant_of({name: [point(name, source(0), period_s=0.2)] for name in names}, device.port)
+    plant = replace(
+        plant,
+        nodes=(
+            Node("utility", NodeKind.SOURCE, "electricity", origin=Origin.PURCHASED),
+            Node("hall", NodeKind.LOAD, "electricity"),
+        ),
+        edges=(Edge("e", "utility", "hall", PointMeter("grid", Role.REGISTER), "electricity"),),
+    )
+
+    async with driver_of(plant) as driver:
+        samples = await read_for(driver, 1.5)
+        missed = {name: state.counters["missed_ticks"] for name, state in driver.devices().items()}
+
+    assert missed["grid"] == 0
+    assert len(values(samples, "grid")) >= 7
+    assert sum(missed.values()) >= 5
+    assert all(values(samples, name) for name in names)
 
 
 async def test_costs_measured_while_it_runs_change_the_requests(

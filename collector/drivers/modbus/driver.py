@@ -61,7 +61,7 @@ from collector.drivers.modbus.unit import Planned, Register, Unit
 from collector.schedule import Job, Schedule, SteadyClock, Ticket
 from core.clock import Clock
 from core.errors import EcmcError
-from core.plant.model import Connection, Device, ModbusSource, Plant, Protocol
+from core.plant.model import Connection, Device, ModbusSource, NodeKind, Origin, Plant, PointMeter, Protocol
 from core.quality import (
     BAD_COMMUNICATION_ERROR,
     BAD_CONFIGURATION_ERROR,
@@ -518,9 +518,7 @@ class ModbusDriver:
             jobs = [Job(planned.period_ns, planned.block.count) for planned in unit.planned]
         else:
             jobs, due_ns = [Job(RECHECK_NS, 1)], unit.recheck_ns or now_ns + RECHECK_NS
-        priority = unit.device.options.get("priority", 0)
-        assert isinstance(priority, int)  # the loader typed it
-        self._schedule.set_jobs(unit.device.id, jobs, due_ns, priority)
+        self._schedule.set_jobs(unit.device.id, jobs, due_ns, unit.priority)
 
     def _compile(self) -> None:
         """Places in the image for every block, and the decode plan over them."""
@@ -662,6 +660,7 @@ def connection_units(plant: Plant, connection: Connection, learned: Learned | No
     """
     rtu = connection.protocol in (Protocol.MODBUS_RTU, Protocol.MODBUS_RTU_TCP)
     cost = serial_cost(int(_Options(connection).number("baud", 9600))) if rtu else Cost()
+    billing = _billing_devices(plant)
     units = []
     for device in plant.devices:
         if device.connection != connection.id:
@@ -684,9 +683,23 @@ def connection_units(plant: Plant, connection: Connection, learned: Learned | No
                     known.cost(device) or cost,
                     known.refusals(device),
                     known.identity(device),
+                    int(device.id in billing),
                 )
             )
     return units
+
+
+def _billing_devices(plant: Plant) -> set[str | None]:
+    """Devices that meter what crosses the fence: under overload they are asked first, unless the plant says otherwise."""
+    return {
+        plant.point_by_id[edge.meter.point].device
+        for edge in plant.edges
+        if isinstance(edge.meter, PointMeter)
+        and (
+            plant.node_by_id[edge.source].origin is Origin.PURCHASED
+            or plant.node_by_id[edge.target].kind is NodeKind.EXPORT
+        )
+    }
 
 
 def connection_transport(connection: Connection) -> Transport:

@@ -75,13 +75,18 @@ class Unit:
         cost: Cost,
         refusals: Mapping[int, Refusals] | None = None,
         identity: Mapping[str, str] | None = None,
+        priority: int = 0,
     ) -> None:
         """
         Args:
             refusals: What it is known to refuse; where a device's addresses are found by walking, it is not used.
             identity: Who it said it was.
+            priority: Where its own options name none.
         """
         self.device = device
+        own_priority = device.options.get("priority", priority)
+        assert isinstance(own_priority, int)  # the loader typed it
+        self.priority = own_priority
         self.models: Mapping[int, int] | None = None
         self.refusals: dict[int, Refusals] = {}
         self.meter = CostMeter()
