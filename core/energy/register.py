@@ -12,7 +12,7 @@ falls has rolled over or was reset; a dated event says what happened to the mete
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
@@ -148,7 +148,8 @@ class Registers:
         self._rated_kw = _or_nan([r.rated_kw for r in registers])
         self._kwh_per_unit = np.array([r.kwh_per_unit for r in registers], dtype=np.float64)
         self._daily = np.array([r.daily for r in registers], dtype=np.bool_)
-        self._with_events = [i for i, r in enumerate(registers) if r.events]
+        self._events = [_one_after_another(r.events) for r in registers]
+        self._with_events = [i for i, events in enumerate(self._events) if events]
 
     def __len__(self) -> int:
         return len(self._registers)
@@ -215,23 +216,17 @@ class Registers:
             first, end = int(rows.starts[p]), int(rows.starts[p + 1])
             if end - first < 2:
                 continue
-            for event in sorted(self._registers[p].events, key=lambda event: event.time_ns):
-                if not rows.time_ns[first] < event.time_ns < rows.time_ns[end - 1]:
-                    continue
-                next_row = first + int(np.searchsorted(rows.time_ns[first:end], event.time_ns))
-                before, after = float(rows.value[next_row - 1]), float(rows.value[next_row])
-                final, opening = event.final_reading, event.first_reading
-                if event.kind is EventKind.RATIO and final is None and opening is None:
-                    share = (event.time_ns - int(rows.time_ns[next_row - 1])) / (
-                        int(rows.time_ns[next_row]) - int(rows.time_ns[next_row - 1])
-                    )
-                    final = opening = before + (after - before) * share
-                at += [next_row, next_row]
-                new += [
-                    (event.time_ns, before if final is None else final),
-                    (event.time_ns, after if opening is None else opening),
-                ]
-                silent += [final is None, opening is None]
+            inside: dict[int, list[MeterEvent]] = {}  # by the row after it
+            for event in self._events[p]:
+                if rows.time_ns[first] < event.time_ns < rows.time_ns[end - 1]:
+                    after = first + int(np.searchsorted(rows.time_ns[first:end], event.time_ns))
+                    inside.setdefault(after, []).append(event)
+            for row, events in inside.items():
+                ends = [(int(rows.time_ns[i]), float(rows.value[i])) for i in (row - 1, row)]
+                for event, (final, opening, held) in zip(events, _readings_at(events, *ends), strict=True):
+                    at += [row, row]
+                    new += [(event.time_ns, final), (event.time_ns, opening)]
+                    silent += held
         if not at:
             return rows
         where = np.array(at, dtype=np.int64)
@@ -243,9 +238,9 @@ class Registers:
             rows.starts + np.searchsorted(where, rows.starts, side="left"),
             landed[1::2],
         )
-        held = np.array(silent, dtype=np.bool_)
-        split.bits[landed[0::2][held[0::2]] - 1] |= Mark.RESET
-        split.bits[landed[1::2][held[1::2]]] |= Mark.RESET
+        blind = np.array(silent, dtype=np.bool_)
+        split.bits[landed[0::2][blind[0::2]] - 1] |= Mark.RESET
+        split.bits[landed[1::2][blind[1::2]]] |= Mark.RESET
         return split
 
     def _without_glitches(self, rows: _Curve) -> tuple[_Curve, Times, Rows]:
@@ -487,7 +482,7 @@ class Registers:
         owner = np.broadcast_to(owner, time_ns.shape)
         ratio = np.ones(time_ns.shape)
         for p in self._with_events:
-            for event in sorted(self._registers[p].events, key=lambda event: event.time_ns):
+            for event in self._events[p]:
                 if event.ratio is not None:
                     ratio[(owner == p) & (time_ns >= event.time_ns)] = event.ratio
         return ratio
@@ -566,6 +561,56 @@ class _Curve:
         )
         rest.bits = np.delete(self.bits, rows)
         return rest
+
+
+def _readings_at(
+    events: Sequence[MeterEvent], before: tuple[int, float], after: tuple[int, float]
+) -> list[tuple[float, float, tuple[bool, bool]]]:
+    """What the register showed last before and first after each of the events between two readings.
+
+    A piece of the curve one end of which nobody read carries nothing; so does one without any. A change of ratio
+    alone leaves the register as it is.
+
+    Returns:
+        Last reading, first reading, and whether the pieces before and after it carry nothing.
+    """
+    cuts = [event for event in events if not _keeps_the_count(event)]
+    starts = [before[1], *(event.first_reading for event in cuts)]
+    ends = [*(event.final_reading for event in cuts), after[1]]
+    held = [start is None or end is None for start, end in zip(starts, ends, strict=True)]
+    pieces = [
+        (end if start is None else start, start if end is None else end)
+        for start, end in zip(starts, ends, strict=True)
+    ]
+    times = [before[0], *(event.time_ns for event in cuts), after[0]]
+    found: list[tuple[float, float, tuple[bool, bool]]] = []
+    piece = 0
+    for event in events:
+        if not _keeps_the_count(event):
+            following = pieces[piece + 1][0]
+            found.append((pieces[piece][1] or 0.0, following or 0.0, (held[piece], held[piece + 1])))
+            piece += 1
+            continue
+        start, end = (value or 0.0 for value in pieces[piece])
+        span_ns = times[piece + 1] - times[piece]
+        share = (event.time_ns - times[piece]) / span_ns if span_ns else 0.0
+        reading = start + (end - start) * share
+        found.append((reading, reading, (held[piece], held[piece])))
+    return found
+
+
+def _one_after_another(events: Sequence[MeterEvent]) -> tuple[MeterEvent, ...]:
+    """Events in time order; what is dated to one instant, a new meter and its ratio say, follows by a nanosecond."""
+    ordered: list[MeterEvent] = []
+    for event in sorted(events, key=lambda event: event.time_ns):
+        if ordered and event.time_ns <= ordered[-1].time_ns:
+            event = replace(event, time_ns=ordered[-1].time_ns + 1)
+        ordered.append(event)
+    return tuple(ordered)
+
+
+def _keeps_the_count(event: MeterEvent) -> bool:
+    return event.kind is EventKind.RATIO and event.final_reading is None and event.first_reading is None
 
 
 def power_energy(

@@ -209,6 +209,57 @@ def test_a_ratio_change_counts_from_its_instant() -> None:
     np.testing.assert_allclose(result.energy_kwh, [1, 1.5, 2])
 
 
+@pytest.mark.parametrize("ratio_first", [True, False])
+def test_a_new_meter_with_a_new_ratio_at_one_instant_counts_both(ratio_first: bool) -> None:
+    new_meter = MeterEvent(int(times(90)), EventKind.REPLACEMENT, final_reading=5010.0, first_reading=7.0)
+    new_ratio = MeterEvent(int(times(90)), EventKind.RATIO, ratio=2.0)
+    events = [new_ratio, new_meter] if ratio_first else [new_meter, new_ratio]
+
+    result = energy([0, 60, 120, 180], [4990, 5000, 12, 22], [0, 60, 120, 180], events=events)
+
+    np.testing.assert_allclose(result.energy_kwh, [10, 10 + 5 * 2, 20])
+    assert result.mark.tolist() == [0, Mark.EVENT, 0]
+
+
+@pytest.mark.parametrize(
+    ("finals", "firsts", "kwh"),
+    [
+        ((5010.0, 820.0), (800.0, 3.0), 10 + 20 + 2),  # a meter lent for a while, all four readings known
+        ((5010.0, None), (800.0, 3.0), 10 + 0 + 2),
+        ((5010.0, 820.0), (None, 3.0), 10 + 0 + 2),
+        ((None, 820.0), (800.0, None), 0 + 20 + 0),
+        ((None, None), (None, None), 0.0),
+    ],
+)
+def test_two_replacements_between_two_readings_invent_nothing(
+    finals: tuple[float | None, float | None], firsts: tuple[float | None, float | None], kwh: float
+) -> None:
+    events = [
+        MeterEvent(int(times(at)), EventKind.REPLACEMENT, final, first)
+        for at, final, first in zip((80, 100), finals, firsts, strict=True)
+    ]
+
+    result = energy([0, 60, 120, 180], [4990, 5000, 5, 15], [0, 60, 120, 180], events=events)
+
+    np.testing.assert_allclose(result.energy_kwh, [10, kwh, 10])
+    assert result.covered[1] == pytest.approx(1 - (np.array([20, 20, 20]) @ _blind(finals, firsts)) / 60)
+
+
+def _blind(finals: tuple[float | None, ...], firsts: tuple[float | None, ...]) -> list[bool]:
+    return [finals[0] is None, firsts[0] is None or finals[1] is None, firsts[1] is None]
+
+
+def test_a_ratio_change_within_the_piece_of_a_new_meter_is_counted_on_its_own_line() -> None:
+    events = [
+        MeterEvent(int(times(75)), EventKind.REPLACEMENT, 5001.0, 0.0),
+        MeterEvent(int(times(90)), EventKind.RATIO, ratio=2.0),
+    ]
+
+    result = energy([0, 60, 120, 180], [4990, 5000, 3, 13], [0, 60, 120, 180], events=events)
+
+    np.testing.assert_allclose(result.energy_kwh, [10, 1 + 1 + 2 * 2, 20])  # 3 in 45 s: 1 at the old ratio
+
+
 def test_a_daily_register_counts_on_from_zero() -> None:
     result = energy([0, 60, 120, 180], [98, 99, 0.5, 1.5], [0, 60, 120, 180], daily=True)
 
