@@ -22,8 +22,8 @@ from core.bus import COMMITTED, LocalBus
 from core.clock import Clock, rfc3339
 from core.energy.register import LONGEST_SHAPED_NS
 from core.engine import STANDSTILL_NS, Engine
-from core.errors import StoreUnavailable
-from core.health import Health, Status
+from core.errors import BadRequest, StoreUnavailable
+from core.health import Health, Part, Status
 from core.history import History, Segment
 from core.lookback import WEEK_NS, WEEKS, Wanted
 from core.metrics import ENGINE_LAG_S, ENGINE_SECONDS, ENGINE_WINDOWS
@@ -107,6 +107,13 @@ class Pipeline:
                     wait_s = 1.0
                 except StoreUnavailable as why:
                     self._health.report("engine", Status.DEGRADED, f"waiting for the database: {why}")
+                    busy, wait_s = False, min(wait_s * 2, 10.0)
+                    await asyncio.sleep(wait_s)
+                except (BadRequest, ValueError, ArithmeticError, LookupError) as why:
+                    # Readings or a model that nobody thought of must not stop the collecting: the ledger waits.
+                    if self._health.parts.get("engine", Part(Status.OK)).status is not Status.DOWN:
+                        log.exception("results cannot be computed")
+                    self._health.report("engine", Status.DOWN, f"cannot compute, tries again: {why}")
                     busy, wait_s = False, min(wait_s * 2, 10.0)
                     await asyncio.sleep(wait_s)
                 if not busy:

@@ -16,7 +16,8 @@ import pytest
 
 from core.bus import LocalBus
 from core.clock import parse_rfc3339
-from core.health import Health
+from core.engine import Engine
+from core.health import Health, Status
 from core.pipeline import Pipeline
 from core.results import HOUR_NS
 from core.samples import NS_PER_S, PointTable, SampleBatch, sample_batch
@@ -163,3 +164,48 @@ async def test_a_silence_filled_by_weeks_that_come_later_or_are_put_right(
     await works.store.close()
     assert np.isfinite(stored.energy.energy_kwh[stored.edges.index("e-press")]).all()
     assert [hour for hour in sorted(lived.keys() | batch.keys()) if lived.get(hour) != batch.get(hour)] == []
+
+
+async def test_what_cannot_be_computed_is_said_waits_in_the_ledger_and_ends_nothing_else(
+    works: Any, readings: Any, engine_of: Any
+) -> None:
+    class Stumbling(Engine):
+        fails = True
+
+        def compute(self, *asked: Any) -> Any:
+            if self.fails:
+                raise ValueError("edge 'e-grid' carries what nobody thought of")
+            return super().compute(*asked)
+
+    class Told(Health):
+        news = asyncio.Event()
+
+        def report(self, part: str, status: Status, detail: str = "") -> None:
+            super().report(part, status, detail)
+            self.news.set()
+
+    engine = Stumbling(works.plant, engine_of(works.plant).library)
+    health = Told()
+    pipeline = Pipeline(engine, works.store, LocalBus(), health, works.clock)
+    await works.write(readings(START_NS, START_NS + HOUR_NS))
+
+    async def may_compute() -> bool:
+        return True
+
+    async def until(status: Status) -> str:
+        async with asyncio.timeout(10):
+            while (part := health.parts.get("engine")) is None or part.status is not status:
+                health.news.clear()
+                await health.news.wait()
+        return part.detail
+
+    running = asyncio.create_task(pipeline.run(may_compute))
+    said = await until(Status.DOWN)
+    waiting = await works.store.dirty()
+    engine.fails = False
+    await until(Status.OK)
+    running.cancel()
+
+    assert "what nobody thought of" in said
+    assert waiting
+    assert await works.store.dirty() == []
