@@ -17,9 +17,8 @@ import numpy.typing as npt
 from core import quality
 from core.clock import NS_PER_S
 from core.plant.model import MqttSource, OpcuaSource, Plant, Point
-from core.samples import Flags, Floats, Indices, SampleBatch, Statuses, Times, sample_batch
+from core.samples import AHEAD_NS, Flags, Floats, Indices, SampleBatch, Statuses, Times, sample_batch
 
-AHEAD_S: Final = 60
 BEHIND_S: Final = 7 * 86_400
 
 
@@ -71,4 +70,4 @@ def plausible(time_ns: int, now_ns: int) -> bool: ...
 def plausible(time_ns: Times, now_ns: int) -> Flags: ...
 def plausible(time_ns: int | Times, now_ns: int) -> bool | Flags:
     """Whether a source's clock can be believed: at most a week behind, at most a minute ahead."""
-    return (time_ns >= now_ns - BEHIND_S * NS_PER_S) & (time_ns <= now_ns + AHEAD_S * NS_PER_S)
+    return (time_ns >= now_ns - BEHIND_S * NS_PER_S) & (time_ns <= now_ns + AHEAD_NS)

@@ -67,12 +67,13 @@ def read_samples(
     zone: ZoneInfo,
     fault: Callable[[Fault], None],
     told: Told = lambda done, of: None,
+    latest_ns: int | None = None,
 ) -> Iterator[SampleBatch]:
     """The good rows of a file, block by block in file order; `fault` hears of the others.
 
     A CSV is UTF-8 with or without BOM, or GB18030, and may be packed with gzip. Of an XLSX the first sheet is read,
     its date cells as the time of `zone`. A missing value (`null` or empty) is NaN and, unless its quality says
-    otherwise, bad.
+    otherwise, bad. Of what comes as it happens, no row may lie after `latest_ns`.
 
     Raises:
         FaultyInput: The file cannot be read or its header is not the one wanted.
@@ -84,7 +85,7 @@ def read_samples(
         size = path.stat().st_size
     except OSError as why:
         raise _unreadable(name, why.strerror or str(why)) from None
-    judge = _Judge(name, points, fault)
+    judge = _Judge(name, points, fault, latest_ns)
     try:
         if magic.startswith(b"PK\x03\x04"):
             yield from judge.read(_xlsx(path, told), zone)
@@ -190,7 +191,10 @@ def _parquet(path: Path, told: Told) -> Iterator[Block]:
 class _Judge:
     """Rows to columns; a block in which anything is unusual is gone through row by row."""
 
-    def __init__(self, name: str, points: PointTable, fault: Callable[[Fault], None]) -> None:
+    def __init__(
+        self, name: str, points: PointTable, fault: Callable[[Fault], None], latest_ns: int | None
+    ) -> None:
+        self._latest_ns = latest_ns
         self._name = name
         self._points = points
         self._fault = fault
@@ -262,7 +266,10 @@ class _Judge:
             moment = cell if cell.tzinfo is not None else self._local(cell)
         else:
             raise ValueError(_no_time(cell))
-        return round(moment.timestamp() * 1e6) * 1000
+        time_ns = round(moment.timestamp() * 1e6) * 1000
+        if self._latest_ns is not None and time_ns > self._latest_ns:
+            raise ValueError(f"{moment.isoformat()} lies ahead")
+        return time_ns
 
     def _local(self, moment: datetime) -> datetime:
         if self._zone is None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from core.errors import EcmcError, Fault, FaultyInput, StoreUnavailable
 from core.health import Health, Status
 from core.importer import read_samples
 from core.plant.model import Plant
-from core.samples import PointTable, SampleBatch
+from core.samples import AHEAD_NS, PointTable, SampleBatch
 from core.store.seam import Conflict, WriteReport
 
 log = logging.getLogger(__name__)
@@ -131,7 +132,9 @@ class Inbox:
         if (size := path.stat().st_size) > MOST_BYTES:
             raise FaultyInput([Fault(path.name, 0, 0, f"{size} bytes, at most {MOST_BYTES} wanted: cut it")])
         faults: list[Fault] = []
-        for batch in read_samples(path, rows.points, plant.zone, faults.append):
+        for batch in read_samples(
+            path, rows.points, plant.zone, faults.append, latest_ns=time.time_ns() + AHEAD_NS
+        ):
             if not faults:
                 rows.add(batch)
         return faults

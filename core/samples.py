@@ -22,6 +22,7 @@ Flags = npt.NDArray[np.bool_]
 
 NS_PER_S = 1_000_000_000
 NS_PER_US = 1_000
+AHEAD_NS = 60 * NS_PER_S  # how far a clock that is not ours may be ahead
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)

@@ -20,7 +20,7 @@ from core.errors import BadRequest
 from core.metrics import count_written
 from core.plant.model import Plant
 from core.quality import BAD, STATUS_OF_QUALITY, Quality
-from core.samples import PointTable, SampleBatch, sample_batch
+from core.samples import AHEAD_NS, PointTable, SampleBatch, sample_batch
 from core.store.seam import Conflict, Correction, WriteReport
 from core.withdrawal import withdraw
 
@@ -28,7 +28,6 @@ router = APIRouter(prefix="/v1", tags=["samples"])
 
 LONGEST_POST_ROWS: Final = 100_000
 LONGEST_POST_BYTES: Final = 32 * 1024 * 1024
-LATEST_TIME_NS: Final = parse_rfc3339("2200-01-01T00:00:00Z")
 
 
 class Withdrawal(BaseModel):
@@ -156,7 +155,7 @@ async def write_samples(
     body = await _body(request)
     if isinstance(body, str):
         return problem(413, body)
-    batch, rejected = _batch(plant, body)
+    batch, rejected = _batch(plant, body, services.clock.now_ns() + AHEAD_NS)
     correction = Correction(caller or who or "local", why, services.clock.now_ns()) if correct else None
     report = await services.store.write(batch, correction) if len(batch) else WriteReport()
     count_written(report)
@@ -242,21 +241,21 @@ async def _body(request: Request) -> list[object] | str:
     return body
 
 
-def _batch(plant: Plant, body: list[object]) -> tuple[SampleBatch, list[dict[str, object]]]:
+def _batch(plant: Plant, body: list[object], latest_ns: int) -> tuple[SampleBatch, list[dict[str, object]]]:
     """The samples that can be meant, and of the others why not."""
     table = plant.point_table
     rows: list[tuple[int, int, float, int]] = []
     rejected: list[dict[str, object]] = []
     for index, row in enumerate(body):
         try:
-            rows.append(_sample(table, row))
+            rows.append(_sample(table, row, latest_ns))
         except ValueError as why:
             rejected.append({"index": index, "reason": str(why)})
     point, time_ns, value, status = zip(*rows, strict=True) if rows else ((), (), (), ())
     return sample_batch(table, point, time_ns, value, np.array(status, dtype=np.int16)), rejected
 
 
-def _sample(table: PointTable, row: object) -> tuple[int, int, float, int]:
+def _sample(table: PointTable, row: object, latest_ns: int) -> tuple[int, int, float, int]:
     """Point index, time, value and status of one sample; ValueError with the reason otherwise."""
     if not isinstance(row, dict):
         raise ValueError("a sample is an object with point, time and value")
@@ -266,8 +265,10 @@ def _sample(table: PointTable, row: object) -> tuple[int, int, float, int]:
     if not isinstance(time, str):
         raise ValueError(f"time: wanted RFC 3339 text, got {time!r}")
     time_ns = parse_rfc3339(time)
-    if not 0 <= time_ns < LATEST_TIME_NS:
-        raise ValueError(f"time {time} lies outside 1970 to 2200")
+    if time_ns < 0:
+        raise ValueError(f"time {time} lies before 1970")
+    if time_ns > latest_ns:
+        raise ValueError(f"time {time} lies ahead; it is {rfc3339(latest_ns - AHEAD_NS)} here")
     if "value" not in row or isinstance(value, bool) or not isinstance(value, int | float | None):
         raise ValueError(f"value: wanted a number or null, got {value!r}")
     try:

@@ -65,14 +65,16 @@ async def test_faulty_rows_are_named_and_the_others_land(client) -> None:
         sample(value=None, quality="good"),
         {"point": "e-grid.power", "time": T0},
         "text",
+        sample(time="2199-10-05T00:00:00Z"),
     ]
     answer = (await client.post("/v1/samples", json=rows)).json()
     assert answer["accepted"] == 1
     reasons = {row["index"]: row["reason"] for row in answer["rejected"]}
-    assert sorted(reasons) == list(range(1, 10))
+    assert sorted(reasons) == list(range(1, 11))
     assert "'nobody'" in reasons[1]
     assert "zone" in reasons[2]
     assert "yesterday" in reasons[3]
+    assert "lies ahead; it is" in reasons[10]
 
 
 async def test_a_null_is_a_bad_reading_and_never_zero(client, world) -> None:

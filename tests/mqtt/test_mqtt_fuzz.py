@@ -11,13 +11,13 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from collector.delivery import AHEAD_S, BEHIND_S
+from collector.delivery import BEHIND_S
 from collector.drivers.broker import Columns, Message
 from collector.drivers.mqtt import MqttDriver
 from collector.payload import JsonPath
 from core import quality
 from core.plant.model import MqttSource, Plant
-from core.samples import NS_PER_S
+from core.samples import AHEAD_NS, NS_PER_S
 
 NOW = 1_772_439_300 * NS_PER_S
 POINTS = {
@@ -95,7 +95,7 @@ def test_no_payload_makes_a_wrong_good_value_or_stops_reception(
         batch = driver._delivery.batch(*columns.arrays())
         good = batch.status == quality.GOOD
         assert (batch.time_ns >= NOW - (BEHIND_S + 1) * NS_PER_S).all()
-        assert (batch.time_ns <= NOW + AHEAD_S * NS_PER_S).all()
+        assert (batch.time_ns <= NOW + AHEAD_NS).all()
         if good.any():
             held = set(numbers_in(payload.decode()))
             with contextlib.suppress(ValueError):
