@@ -30,8 +30,8 @@ test: dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	# Real peers on a busy machine: what fails is asked once more, alone, and has to pass then.
-	$(BIN)/pytest || $(BIN)/pytest --last-failed --last-failed-no-failures none
+	# Two at a time, for most tests wait for a peer. What fails so is asked once more, alone, and has to pass then.
+	$(BIN)/pytest -n 2 --dist worksteal || $(BIN)/pytest --last-failed --last-failed-no-failures none
 
 lint: dev
 	$(BIN)/ruff check .
