@@ -241,7 +241,9 @@ class AlertRow(BaseModel):
 def times(time_ns: Times) -> list[str]:
     """RFC 3339 texts of UTC nanoseconds; a fraction only where there is one."""
     if np.any(time_ns % NS_PER_S):
-        return [rfc3339(at_ns) for at_ns in time_ns.tolist()]
+        whole = time_ns.tolist()
+        texts = {at_ns: rfc3339(at_ns) for at_ns in set(whole)}  # what one telegram brought has one time
+        return [texts[at_ns] for at_ns in whole]
     seconds = (time_ns // NS_PER_S).astype("datetime64[s]")
     return [f"{text}Z" for text in np.datetime_as_string(seconds).tolist()]
 

@@ -163,26 +163,32 @@ async def forward(
     """Drain the spool into `write` until cancelled; rows leave the disk only after the commit.
 
     A write that raises is tried again with the same rows, for ever: the store's trouble never
-    costs a sample.
+    costs a sample. The rows after them are read from the disk meanwhile.
     """
     backoff = backoff or Backoff(cap_s=10.0)
     unknown: set[str] = set()
     _say_depth(spool, health)
-    while True:
-        batch, position = await spool.read(WRITE_ROWS, LINGER_S)
-        if len(batch):  # nothing is left where all of it was damaged on disk
-            report = await _write_surely(batch, write, spool, health, backoff)
-        else:
-            report = WriteReport()
-        await _acknowledge(spool, position)
-        _say_depth(spool, health)
-        news = set(report.unknown_points) - unknown
-        if news:
-            log.warning("points not in the plant, samples left out", extra={"points": sorted(news)[:20]})
-            unknown |= news
-        if report.conflict_count:
-            first = report.conflicts[0].point if report.conflicts else "-"
-            log.warning("samples in conflict", extra={"count": report.conflict_count, "first": first})
+    ahead = asyncio.create_task(spool.read(WRITE_ROWS, LINGER_S), name="spool-read")
+    try:
+        while True:
+            batch, position = await ahead
+            ahead = asyncio.create_task(spool.read(WRITE_ROWS, LINGER_S), name="spool-read")
+            if len(batch):  # nothing is left where all of it was damaged on disk
+                report = await _write_surely(batch, write, spool, health, backoff)
+            else:
+                report = WriteReport()
+            await _acknowledge(spool, position)
+            _say_depth(spool, health)
+            news = set(report.unknown_points) - unknown
+            if news:
+                log.warning("points not in the plant, samples left out", extra={"points": sorted(news)[:20]})
+                unknown |= news
+            if report.conflict_count:
+                first = report.conflicts[0].point if report.conflicts else "-"
+                log.warning("samples in conflict", extra={"count": report.conflict_count, "first": first})
+    finally:
+        ahead.cancel()
+        await asyncio.gather(ahead, return_exceptions=True)
 
 
 async def _write_surely(

@@ -39,11 +39,8 @@ def time_ns_of(moment: datetime) -> int:
 
 def rfc3339(time_ns: int) -> str:
     """2026-10-01T00:00:00Z; a fraction only where there is one."""
-    moment = datetime_of(time_ns)
-    text = moment.strftime("%Y-%m-%dT%H:%M:%S")
-    if moment.microsecond:
-        text += f".{moment.microsecond:06d}".rstrip("0")
-    return text + "Z"
+    text = datetime_of(time_ns).isoformat().removesuffix("+00:00")
+    return (text.rstrip("0") if "." in text else text) + "Z"
 
 
 def parse_rfc3339(text: str) -> int:

@@ -8,6 +8,7 @@ never written to the results: when the base interval closes, the registers speak
 from __future__ import annotations
 
 import math
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from core.bus import LiveNode, LiveUpdate
 from core.engine import Engine, Newest
 from core.quality import is_bad
-from core.samples import Floats, SampleBatch, Times
+from core.samples import Floats, PointTable, SampleBatch, Times
 from core.store.seam import Stocks
 
 
@@ -37,11 +38,15 @@ class Live:
                 getattr(newest, name)[now] = getattr(self._newest, name)[then]
         self._engine = engine
         self._slot = {point: i for i, point in enumerate(engine.live_points)}
+        self._slots_of: WeakKeyDictionary[PointTable, npt.NDArray[np.int64]] = WeakKeyDictionary()
         self._newest = newest
 
     def observe(self, batch: SampleBatch) -> None:
         """Keep the newest good value of every point the live picture needs, and when it last changed."""
-        slots = np.array([self._slot.get(name, -1) for name in batch.points.names], dtype=np.int64)
+        slots = self._slots_of.get(batch.points)
+        if slots is None:
+            slots = np.array([self._slot.get(name, -1) for name in batch.points.names], dtype=np.int64)
+            self._slots_of[batch.points] = slots
         if slots.size == 0:
             return
         slot = slots[batch.point]
