@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 _READ = ("samples", "correction", "event")  # reasons that change what readings say
 OPEN_INTERVAL_EVERY_NS = 10 * NS_PER_S  # how often an interval still filling is written
+GATHER_S = 15.0  # the longest that a round waits for rows still coming
 LONG_RANGE_NS = 24 * HOUR_NS  # a longer dirty range is taken whole, without reading all that is in it
 CHUNK_HOURS = 7 * 24  # the longest window computed at once, and
 CHUNK_READINGS = (
@@ -101,8 +102,11 @@ class Pipeline:
         wait_s = 1.0
         with self._bus.subscribe(COMMITTED, depth=1) as news:
             while True:
+                began = asyncio.get_running_loop().time()
                 try:
                     busy = await may_compute() and await self.step()
+                    if busy:
+                        await self._gather(asyncio.get_running_loop().time() - began)
                     self._health.report("engine", Status.OK)
                     wait_s = 1.0
                 except StoreUnavailable as why:
@@ -123,6 +127,17 @@ class Pipeline:
                     except TimeoutError:
                         pass
                     await asyncio.sleep(0.2)  # let a burst of commits gather
+
+    async def _gather(self, spent_s: float) -> None:
+        """While rows keep coming, wait twice as long as a round took: an hour caught up is not computed over and over."""
+        loop = asyncio.get_running_loop()
+        until, newest = loop.time() + min(2 * spent_s, GATHER_S), -1
+        while (left_s := until - loop.time()) > 0:
+            await asyncio.sleep(min(left_s, 0.5))
+            ranges = await self._store.dirty()
+            if not ranges or ranges[-1].id == newest:
+                return
+            newest = ranges[-1].id
 
     async def drain(self) -> int:
         """Compute all that is dirty now, open intervals too; returns how many windows were written."""

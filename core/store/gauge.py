@@ -22,13 +22,27 @@ _Range = tuple[int, int, frozenset[int] | None]
 
 
 async def refresh_gauges(connection: asyncpg.Connection[Any]) -> int:
-    """Roll up what the ledger says and drop it from there, in one transaction; returns the ranges done."""
+    """Roll up all that the ledger says by now and drop it from there; returns the ranges done.
+
+    What comes meanwhile waits for the next time: a quarter that is being caught up is not made over and over.
+    """
+    newest = await connection.fetchval("SELECT max(id) FROM ecmc.dirty_gauge")
+    done = 0
+    while newest is not None and (ranges := await _refresh(connection, newest)):
+        done += ranges
+    return done
+
+
+async def _refresh(connection: asyncpg.Connection[Any], newest: int) -> int:
+    """Some of the ranges up to that id, in one transaction."""
     async with connection.transaction():
         await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
         taken = await connection.fetch(
-            "DELETE FROM ecmc.dirty_gauge WHERE id IN (SELECT id FROM ecmc.dirty_gauge ORDER BY id LIMIT $1)"
+            "DELETE FROM ecmc.dirty_gauge WHERE id IN"
+            " (SELECT id FROM ecmc.dirty_gauge WHERE id <= $2 ORDER BY id LIMIT $1)"
             " RETURNING start_time, end_time, point_ids",
             _AT_ONCE,
+            newest,
         )
         for start_ns, end_ns, points in _merged([_quarters(row) for row in taken]):
             await connection.execute(

@@ -36,8 +36,7 @@ async def keep_store(store: PostgresStore, clock: Clock, retention: Retention) -
     while True:
         await asyncio.sleep(_REFRESH_EVERY_S)
         try:
-            while await store.refresh_gauges():
-                pass
+            await store.refresh_gauges()
             if rounds % _RETAIN_EVERY == 0:
                 await tidy(store, clock.now_ns(), retention)
             rounds += 1
