@@ -72,9 +72,20 @@ async def copy_in(
     schema: str | None,
 ) -> None:
     """COPY columns into a table, in the transaction the connection is in."""
-    if columns[0].shape[0] == 0:
+    if columns[0].shape[0]:
+        await copy_rows_in(connection, table, names, binary_rows(columns), schema)
+
+
+async def copy_rows_in(
+    connection: asyncpg.Connection[Any],
+    table: str,
+    names: Sequence[str],
+    rows: npt.NDArray[np.void],
+    schema: str | None,
+) -> None:
+    """The same of rows that `binary_rows` made."""
+    if len(rows) == 0:
         return
-    rows = binary_rows(columns)
     await connection.copy_to_table(
         table, source=_stream(rows), columns=list(names), schema_name=schema, format="binary"
     )
@@ -103,12 +114,6 @@ async def copy_out_blocks(
     length: int,
 ) -> list[npt.NDArray[Any]]:
     """The same for a query whose last columns are arrays of `length` elements without NULLs; shape (n, length)."""
-    parts: list[bytes] = []
-
-    async def keep(data: bytes) -> None:
-        parts.append(data)
-
-    await connection.copy_from_query(query, output=keep, format="binary")
     fields: list[tuple[str, Any]] = [("fields", ">i2")]
     for i, kind in enumerate(kinds):
         fields += [(f"size{i}", ">i4"), (f"value{i}", f">{kind}")]
@@ -116,9 +121,33 @@ async def copy_out_blocks(
         element = np.dtype([("size", ">i4"), ("value", f">{kind}")])
         array = np.dtype([("head", _ARRAY_HEAD), ("elements", element, (length,))])
         fields += [(f"size{i}", ">i4"), (f"value{i}", array)]
-    body = memoryview(b"".join(parts))[len(_SIGNATURE) : -len(_TRAILER)]
-    rows = np.frombuffer(body, dtype=np.dtype(fields))
+    rows = np.frombuffer(await _body(connection, query), dtype=np.dtype(fields))
     scalars = [rows[f"value{i}"].astype(kind) for i, kind in enumerate(kinds)]
     return scalars + [
         rows[f"value{i}"]["elements"]["value"].astype(kind) for i, kind in enumerate(arrays, start=len(kinds))
     ]
+
+
+async def copy_out_rows(
+    connection: asyncpg.Connection[Any], query: str, dtype: np.dtype[np.void]
+) -> npt.NDArray[np.void] | None:
+    """Rows of a query in the form `binary_rows` gave others; None where they are not of that form."""
+    body = await _body(connection, query)
+    if len(body) % dtype.itemsize:
+        return None
+    rows = np.frombuffer(body, dtype=dtype)
+    columns = (len(dtype.names or ()) - 1) // 2
+    as_wanted = (rows["fields"] == columns).all()
+    for i in range(columns):
+        as_wanted &= (rows[f"size{i}"] == dtype[f"value{i}"].itemsize).all()
+    return rows if as_wanted else None
+
+
+async def _body(connection: asyncpg.Connection[Any], query: str) -> memoryview:
+    parts: list[bytes] = []
+
+    async def keep(data: bytes) -> None:
+        parts.append(data)
+
+    await connection.copy_from_query(query, output=keep, format="binary")
+    return memoryview(b"".join(parts))[len(_SIGNATURE) : -len(_TRAILER)]

@@ -36,12 +36,12 @@ FROM unnest($1::int[], $2::bigint[]) AS late (point_id, micro)
 ON CONFLICT DO NOTHING
 """
 
-# What `replace` is about to change, by the same rule; $1: a correction.
+# What `replace` is about to change, by the same rule; $1: a correction. It begins at $3.
 _OLD = """
 INSERT INTO ecmc.late_sample (point_id, time, at, old_value, old_status)
 SELECT s.point_id, s.time, clock_timestamp(), s.value, s.status
 FROM incoming AS i JOIN ecmc.sample AS s ON s.point_id = i.point_id AND s.time = i.time
-WHERE s.time < to_timestamp($2::float8)
+WHERE s.time < to_timestamp($2::float8) AND s.time >= $3
   AND (
       (
           i.status BETWEEN 0 AND 16383 AND s.status NOT BETWEEN 0 AND 16383
@@ -69,7 +69,7 @@ async def note_old(connection: asyncpg.Connection[Any], rows: Rows, correcting: 
         return
     horizon_s: float = await connection.fetchval(_HORIZON)
     if np.isfinite(horizon_s):
-        await connection.execute(_OLD, correcting, horizon_s)
+        await connection.execute(_OLD, correcting, horizon_s, datetime_of(int(rows.time_ns.min())))
 
 
 _UNDO = """

@@ -15,16 +15,11 @@ from core.results import HOUR_NS, WindowResult
 from core.samples import Floats, Times
 from core.store.bucket import EMISSION, ENERGY, NODE, Family
 from core.store.copy import copy_in, pg_time
+from core.store.replace import Stretch, replace_rows
 from core.store.rollup import QUARTER_NS, Ends, Parts, window_parts
 from core.store.seals import RESULT_LOCK, preserve
 from core.store.seam import Run, RunSpan
 from core.store.window import source
-
-_TABLES = (
-    ("run", "hour"),
-    *((f"{family}_block", "hour") for family in ("energy", "node", "emission")),
-    *((f"{family}_{level}", "start") for family in ("energy", "node", "emission") for level in ("15m", "1h")),
-)
 
 Ids = npt.NDArray[np.int32]
 
@@ -52,12 +47,12 @@ async def write(
         )
         assert others is not None
         ends = Ends(oldest=not others[0], newest=not others[1])
-        for table, column in _TABLES:
-            await connection.execute(
-                f"DELETE FROM ecmc.{table} WHERE {column} >= $1 AND {column} < $2", start, end
-            )
+        # In the newest hour, which is still filling, everything moves.
+        compare = not (ends.newest and result.end_ns - result.start_ns == HOUR_NS)
+        stretch = Stretch(result.start_ns, result.end_ns, compare)
+        await connection.execute("DELETE FROM ecmc.run WHERE hour >= $1 AND hour < $2", start, end)
         await _write_runs(connection, result, run)
-        await _write_blocks(connection, result, edges, nodes, flows)
+        await _write_blocks(connection, stretch, result, edges, nodes, flows)
         base_per_quarter = QUARTER_NS // result.base_ns
         keys: tuple[tuple[Family, tuple[Ids, ...]], ...] = (
             (ENERGY, (edges,)),
@@ -66,11 +61,9 @@ async def write(
         )
         for (family, ids), parts in zip(keys, window_parts(result, ends), strict=True):
             quarters = parts.summed(base_per_quarter)
+            await _write_rollup(connection, stretch, f"{family.name}_15m", family, ids, quarters, QUARTER_NS)
             await _write_rollup(
-                connection, f"{family.name}_15m", family, ids, quarters, result.start_ns, QUARTER_NS
-            )
-            await _write_rollup(
-                connection, f"{family.name}_1h", family, ids, quarters.summed(4), result.start_ns, HOUR_NS
+                connection, stretch, f"{family.name}_1h", family, ids, quarters.summed(4), HOUR_NS
             )
         await _write_stocks(connection, result, storages, flows)
         if done:
@@ -91,7 +84,12 @@ async def _write_runs(connection: asyncpg.Connection[Any], result: WindowResult,
 
 
 async def _write_blocks(
-    connection: asyncpg.Connection[Any], result: WindowResult, edges: Ids, nodes: Ids, flows: Ids
+    connection: asyncpg.Connection[Any],
+    stretch: Stretch,
+    result: WindowResult,
+    edges: Ids,
+    nodes: Ids,
+    flows: Ids,
 ) -> None:
     per_hour = HOUR_NS // result.base_ns
     hours = result.start_ns + np.arange(result.intervals // per_hour) * HOUR_NS
@@ -100,10 +98,12 @@ async def _write_blocks(
         return np.ascontiguousarray(column).reshape(-1, per_hour)
 
     energy = result.energy
-    await copy_in(
+    await replace_rows(
         connection,
+        stretch,
         "energy_block",
-        ("edge_id", "hour", "energy_kwh", "covered", "estimated_kwh", "mark"),
+        ("edge_id", "hour"),
+        ("energy_kwh", "covered", "estimated_kwh", "mark"),
         [
             *_keys((edges,), hours),
             blocks(energy.energy_kwh),
@@ -111,12 +111,13 @@ async def _write_blocks(
             blocks(energy.estimated_kwh),
             blocks(energy.mark.astype(np.int16)),
         ],
-        schema="ecmc",
     )
-    await copy_in(
+    await replace_rows(
         connection,
+        stretch,
         "node_block",
-        ("node_id", "hour", "in_kwh", "out_kwh", "residual_kwh", "through_kwh", "covered"),
+        ("node_id", "hour"),
+        ("in_kwh", "out_kwh", "residual_kwh", "through_kwh", "covered"),
         [
             *_keys((nodes,), hours),
             blocks(result.in_kwh),
@@ -125,33 +126,31 @@ async def _write_blocks(
             blocks(result.through_kwh),
             blocks(result.coverage),
         ],
-        schema="ecmc",
     )
-    await copy_in(
+    await replace_rows(
         connection,
+        stretch,
         "emission_block",
-        ("node_id", "flow_id", "hour", "emissions_kg", "through_kg"),
+        ("node_id", "flow_id", "hour"),
+        ("emissions_kg", "through_kg"),
         [*_keys((nodes, flows), hours), blocks(result.emissions_kg), blocks(result.through_kg)],
-        schema="ecmc",
     )
 
 
 async def _write_rollup(
     connection: asyncpg.Connection[Any],
+    stretch: Stretch,
     table: str,
     family: Family,
     ids: tuple[Ids, ...],
     parts: Parts,
-    start_ns: int,
     width_ns: int,
 ) -> None:
-    starts = start_ns + np.arange(parts.counts.shape[-1]) * width_ns
+    starts = stretch.start_ns + np.arange(parts.counts.shape[-1]) * width_ns
     counts = parts.counts.reshape(-1)
     keys = [key[counts] for key in _keys(ids, starts)]
     columns = [parts.columns[name].reshape(-1)[counts] for name in family.columns]
-    await copy_in(
-        connection, table, (*family.keys, "start", *family.columns), [*keys, *columns], schema="ecmc"
-    )
+    await replace_rows(connection, stretch, table, (*family.keys, "start"), family.columns, [*keys, *columns])
 
 
 def _keys(ids: tuple[Ids, ...], starts: Times) -> list[npt.NDArray[Any]]:

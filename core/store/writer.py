@@ -44,6 +44,10 @@ _POINTS_NAMED = 50  # a dirty range names its points up to this many
 _APART_NS = 3600 * NS_PER_S  # changed times further apart make two dirty ranges
 _MAX_CONFLICTS = 1000
 _CORRECTING = 0x65636D69
+# Compressed history may have to be opened, as far as the batch goes. Elsewhere the key finds each row, whatever is
+# believed of the table that the batch lies in: a hash join would read the weeks whole.
+_OPENED = "SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
+_BY_KEY = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
 
 
 async def prepare(connection: asyncpg.Connection[Any]) -> None:
@@ -200,28 +204,26 @@ class Writer:
             # What a correction keeps as the old value has to be the one it replaces. Compressed rows cannot be locked.
             mode = "" if correction is not None else "_shared"
             await connection.execute(f"SELECT pg_advisory_xact_lock{mode}({_CORRECTING})")
-            if (
-                self._tier.has_columnstore
-            ):  # compressed history may have to be opened, as far as the batch goes
-                await connection.execute(
-                    "SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0"
-                )
+            await connection.execute(_OPENED if self._tier.has_columnstore else _BY_KEY)
             await copy_in(connection, "incoming", _COLUMNS, _columns(rows), schema=None)
             inserted = _rows_of(await connection.fetch(statement("insert_new")))
             await late.note_new(connection, inserted)
             replaced, found = _rows_of([]), []
             if len(inserted) < len(rows):
+                span = datetime_of(int(rows.time_ns.min())), datetime_of(int(rows.time_ns.max()))
                 if correction is not None:
                     done = await connection.execute(
                         statement("save_corrected"),
                         correction.who,
                         correction.why,
                         datetime_of(correction.at_ns),
+                        *span,
                     )
                     corrected = int(done.split()[-1])
                 await late.note_old(connection, rows, correction is not None)
-                replaced = _rows_of(await connection.fetch(statement("replace"), correction is not None))
-                found = await connection.fetch(statement("conflicts"))
+                correcting = correction is not None
+                replaced = _rows_of(await connection.fetch(statement("replace"), correcting, *span))
+                found = await connection.fetch(statement("conflicts"), *span)
             changed = inserted.and_others(replaced)
             if len(changed):
                 reason: Reason = "samples" if correction is None else "correction"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -233,3 +235,44 @@ async def test_a_window_of_months_keeps_the_stock_at_its_very_end(
 
     assert at_end is not None
     assert at_end.kwh.tolist() == result.stock_kwh[:, -1].tolist()
+
+
+@pytest.mark.parametrize("what", ["a few figures", "another base interval"])
+async def test_hours_written_over_others_leave_what_they_would_have_left_in_an_empty_database(
+    store: PostgresStore, databases: Any, window: Window, plant: Any, what: str
+) -> None:
+    """Only what differs is written: one edge, a node whose figures go."""
+    before, after = window(START_NS, hours=4, seed=1), window(START_NS, hours=4, seed=1)
+    later = window(before.end_ns, hours=1, seed=2)  # so that those are not the hours still filling
+    after.energy.energy_kwh[0, 70:75] += 1.0
+    after.in_kwh[2, :] = after.out_kwh[2, :] = after.through_kwh[2, :] = np.nan
+    if what == "another base interval":
+        after = by_quarter(after)
+    empty = await PostgresStore.open(await asyncio.to_thread(databases.new), plant)
+
+    for result in (before, later, after):
+        await store.write_window(result, RUN)
+    for result in (later, after):
+        await empty.write_window(result, RUN)
+
+    for table in TABLES:
+        query = f"SELECT t::text FROM ecmc.{table} AS t ORDER BY 1"
+        assert await store.pool.fetch(query) == await empty.pool.fetch(query), table
+    await empty.close()
+
+
+def by_quarter(result: WindowResult) -> WindowResult:
+    """Every fifteenth minute, as if it were a quarter of an hour."""
+    energy = replace(
+        result.energy, **{f.name: getattr(result.energy, f.name)[..., ::15] for f in fields(result.energy)}
+    )
+    names = ("in_kwh", "out_kwh", "residual_kwh", "coverage", "emissions_kg", "through_kg", "through_kwh")
+    columns: dict[str, Any] = {name: getattr(result, name)[..., ::15] for name in names}
+    return replace(result, base_ns=15 * MINUTE_NS, energy=energy, **columns)
+
+
+TABLES = (
+    *(f"{family}_{level}" for family in ("energy", "node", "emission") for level in ("block", "15m", "1h")),
+    "stock",
+    "stock_carbon",
+)
