@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from core.carbon.factors import FactorLibrary
+from core.carbon.factors import FactorColumn, FactorLibrary
 from core.carbon.method import MethodSet, combustion_kg_per_kwh, method_set, scope_of_source, source_factors
 from core.carbon.trace import Tracer, TraceResult, distinct_attributes
 from core.energy.medium import WATER_KWH_PER_M3_K, interval_means, steam_kwh_per_kg, water_kwh_per_m3
@@ -31,7 +31,7 @@ from core.energy.register import (
 from core.errors import BadRequest
 from core.lookback import WEEK_NS, WEEKS, Columns, Lookback
 from core.plant.model import Edge, GapSpread, Kind, Node, NodeKind, Origin, Plant, PointMeter, Role
-from core.results import HOUR_NS, SITE, Basis, Flow, IntervalEnergy, Mark, Scope, WindowResult
+from core.results import HOUR_NS, NOTHING, SITE, Basis, Flow, IntervalEnergy, Mark, Scope, WindowResult
 from core.samples import NS_PER_S, Flags, Floats, SampleBatch, Times
 from core.store.seam import Stocks
 from core.units import kwh_per_unit
@@ -348,9 +348,15 @@ class Engine:
             soc_kwh: As `reported_kwh` gives it.
 
         Returns:
-            Results of those flows alone that differ, and which of them each of the engine's `flows` is.
+            Results of those flows alone that differ and carry something, and which of them each of the engine's
+            `flows` is, NOTHING where none of it carries any.
         """
         return self._traced(start_ns, self._network.balances(energy), soc_kwh, stocks, known_at_ns)
+
+    @property
+    def soc_points(self) -> tuple[str, ...]:
+        """The points by which storages report what they hold."""
+        return tuple(point for _, point, _ in self._soc)
 
     def reported_kwh(self, readings: SampleBatch, start_ns: int, end_ns: int) -> Floats | None:
         """What storages report to hold at each interval's end, shape (S, T); None where none of them reports."""
@@ -371,22 +377,36 @@ class Engine:
         to_hour = (HOUR_NS - start_ns % HOUR_NS) // self.base_ns
         first_soc = None if soc is None else soc[:, :to_hour]  # the same whatever the window's end is
         stock_kwh, stock_kg = self._first_stocks(stocks, first_soc, intensity)
-        first, place = distinct_attributes(intensity, direct_kg, stock_kg)
-        intensity, stock_kg = intensity[:, first], stock_kg[:, first]
-        direct_kg = None if direct_kg is None else direct_kg[:, first]
-        traced = self._tracer.trace(
-            network.energy.energy_kwh,
-            intensity,
-            direct_kg,
-            stock_kwh=stock_kwh,
-            stock_kg=stock_kg,
-            soc_kwh=soc,
-            interval_h=self.base_ns / HOUR_NS,
-            keep_mean=True,
-        )
+        distinct, place = distinct_attributes(intensity, direct_kg, stock_kg)
+
+        def trace(attributes: list[int]) -> TraceResult:
+            return self._tracer.trace(
+                network.energy.energy_kwh,
+                intensity[:, attributes],
+                None if direct_kg is None else direct_kg[:, attributes],
+                stock_kwh=stock_kwh,
+                stock_kg=stock_kg[:, attributes],
+                soc_kwh=soc,
+                interval_h=self.base_ns / HOUR_NS,
+                keep_mean=True,
+            )
+
+        columns = [column for column in (intensity, direct_kg, stock_kg) if column is not None]
+        bearing = [a for a in distinct if any(column[:, a].any() for column in columns)]
+        attributes = bearing or distinct
+        traced = trace(attributes)
+        if len(attributes) < len(distinct) and not np.isfinite(traced.kg_in.sum()):
+            attributes = distinct  # where something is unknown, what carries nothing may be unknown too
+            traced = trace(attributes)
+        if len(attributes) < len(distinct):
+            place = [attributes.index(distinct[k]) if distinct[k] in attributes else NOTHING for k in place]
         self._mark_overdrawn(network.energy, traced)
-        flows = tuple(self.flows[i] for i in first)
-        return self._result(start_ns, network, flows, traced, intensity, direct_kg, factor_ids), place
+        flows = tuple(self.flows[i] for i in attributes)
+        burned_kg = None if direct_kg is None else direct_kg[:, attributes]
+        result = self._result(
+            start_ns, network, flows, traced, intensity[:, attributes], burned_kg, factor_ids
+        )
+        return result, place
 
     def _result(
         self,
@@ -733,14 +753,18 @@ class Engine:
         plant = self.plant
         intensity = np.zeros((len(self._sources), len(self.flows), time_ns.size))
         used: dict[str, str] = {}
+        columns: dict[object, FactorColumn] = {}  # many sources are of one kind
         for row, at in enumerate(self._sources):
             node = plant.nodes[at]
             scope = scope_of_source(node)
             for method in self.methods:
                 for basis in _BASES:
-                    column = source_factors(
-                        node, method, basis, time_ns, known_at_ns, plant.zone, plant.region, self.library
-                    )
+                    kind = node.factor, node.fuel is None, scope, method.id, basis
+                    if kind not in columns:
+                        columns[kind] = source_factors(
+                            node, method, basis, time_ns, known_at_ns, plant.zone, plant.region, self.library
+                        )
+                    column = columns[kind]
                     intensity[row, self._flow(scope, basis, method)] = column.kg_per_kwh
                     if column.row_ids:
                         used[f"{node.id} {basis} {method.id}"] = " ".join(column.row_ids)

@@ -520,7 +520,8 @@ class _Opened:
             for column in ("in_kwh", "out_kwh", "residual_kwh", "through_kwh")
         }
         kg, through_kg = r.emissions_kg[row, :, cut], r.through_kg[row, :, cut]
-        parts = emission_parts(kg, through_kg, columns, HOUR_NS // r.base_ns, Ends())
+        carbon = {"emissions_kg": kg, "through_kg": through_kg}
+        parts = emission_parts(carbon, columns, HOUR_NS // r.base_ns, Ends())
         if not parts.counts.any():
             return math.nan, 0.0
         return float(parts.columns["emissions_kg"].sum()), float(r.coverage[row, cut].mean())

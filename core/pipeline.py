@@ -275,7 +275,7 @@ class Pipeline:
         segments = await self.history.segments(start_ns, end_ns)
         patched = await self._patched(span, segments, known_at_ns) if span is not None else None
         if patched is None:
-            before = await self._stocks_before(start_ns, segments[0].engine)
+            before = await stocks_before(self._store, self.history, start_ns, segments[0].engine)
             result = await self._computed(segments, before, known_at_ns)
         else:
             result = patched
@@ -293,18 +293,6 @@ class Pipeline:
             await self._store.mark_dirty(end_ns, reach_ns, None, "stock")
         log.debug("window %s .. %s computed (%s)", rfc3339(start_ns), rfc3339(end_ns), reason)
         return result
-
-    async def _stocks_before(self, start_ns: int, engine: Engine) -> Stocks | None:
-        """What the hour before left in the storages; None where it was never computed.
-
-        Stocks stored at an hour that nothing leads up to are how that hour began by itself, which it does anew:
-        so they do not depend on which of its readings came first.
-        """
-        if not engine.storages or not await self._store.has_run(start_ns - HOUR_NS):
-            return None
-        model = await self.history.engine_at(start_ns - 1)
-        carried = [name for name in engine.storages if name in model.storages]
-        return await self._store.stocks(start_ns, carried, engine.flows)
 
     async def _patched(
         self, span: Span, segments: Sequence[Segment], known_at_ns: int
@@ -361,6 +349,19 @@ async def computed(
         stocks = Stocks(part.storages, part.flows, part.interval_stock_kwh[..., -1], last_kg)
         parts.append(part)
     return parts[0] if len(parts) == 1 else WindowResult.joined(parts)
+
+
+async def stocks_before(store: Store, history: History, start_ns: int, engine: Engine) -> Stocks | None:
+    """What the hour before left in the storages; None where it was never computed.
+
+    Stocks stored at an hour that nothing leads up to are how that hour began by itself, which it does anew:
+    so they do not depend on which of its readings came first.
+    """
+    if not engine.storages or not await store.has_run(start_ns - HOUR_NS):
+        return None
+    model = await history.engine_at(start_ns - 1)
+    carried = [name for name in engine.storages if name in model.storages]
+    return await store.stocks(start_ns, carried, engine.flows)
 
 
 async def _earlier(

@@ -21,6 +21,7 @@ from core.samples import NS_PER_S, Floats
 _T = TypeVar("_T", bound=np.generic)
 
 HOUR_NS = 3600 * NS_PER_S
+NOTHING = -1  # of a flow that carries no carbon anywhere
 SITE = "site"  # the node that stands for the whole inventory
 
 
@@ -80,6 +81,13 @@ class IntervalEnergy:
     covered: Floats
     estimated_kwh: Floats
     mark: Marks
+
+
+def spread(column: Floats, place: Sequence[int]) -> Floats:
+    """Flows put where they belong: shape (N, F, T), flow f is `place[f]` of the column, zero where NOTHING."""
+    whole = column[:, place]
+    whole[:, [f for f, at in enumerate(place) if at == NOTHING]] = 0.0
+    return whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,15 +189,15 @@ class WindowResult:
         )
 
     def spread(self, flows: tuple[Flow, ...], place: Sequence[int]) -> WindowResult:
-        """The same with more flows, of which several are alike: flow f is here `place[f]`."""
+        """The same with more flows, of which several are alike: flow f is here `place[f]`, zero where NOTHING."""
         stock_kg = self.interval_stock_kg
         return replace(
             self,
             flows=flows,
-            emissions_kg=self.emissions_kg[:, place],
-            through_kg=self.through_kg[:, place],
-            stock_kg=self.stock_kg[:, place],
-            interval_stock_kg=None if stock_kg is None else stock_kg[:, place],
+            emissions_kg=spread(self.emissions_kg, place),
+            through_kg=spread(self.through_kg, place),
+            stock_kg=spread(self.stock_kg, place),
+            interval_stock_kg=None if stock_kg is None else spread(stock_kg, place),
         )
 
     @staticmethod

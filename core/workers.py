@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import lru_cache
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from core.engine import Engine
 from core.results import WindowResult
 from core.samples import SampleBatch
 from core.store.seam import Stocks
+
+R = TypeVar("R")
 
 
 class Workers:
@@ -43,15 +46,22 @@ class Workers:
         earlier: Mapping[int, SampleBatch] | None = None,
     ) -> WindowResult:
         """`Engine.compute`, somewhere else; the same bits."""
-        asked = readings, start_ns, end_ns, stocks, known_at_ns, earlier
+        return await self.run(_compute, [engine], readings, start_ns, end_ns, stocks, known_at_ns, earlier)
+
+    async def run(self, function: Callable[..., R], engines: Sequence[Engine], *asked: object) -> R:
+        """A function of a module, of engines and of what can be packed, somewhere else."""
         if self._executor is None:
-            return await asyncio.to_thread(engine.compute, *asked)
+            return await asyncio.to_thread(function, list(engines), *asked)
+        packed = [await self._pack(engine) for engine in engines]
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, _unpacking, function, packed, *asked)
+
+    async def _pack(self, engine: Engine) -> _Packed:
         packed = self._packed.get(engine)
         if packed is None:
             content = await asyncio.to_thread(pickle.dumps, engine)
             packed = self._packed[engine] = hashlib.sha256(content).hexdigest(), content
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, _compute, _Packed(*packed), *asked)
+        return _Packed(*packed)
 
 
 HERE = Workers()
@@ -79,8 +89,12 @@ def _unpacked(packed: _Packed) -> Engine:
     return engine
 
 
+def _unpacking(function: Callable[..., R], packed: Sequence[_Packed], *asked: object) -> R:
+    return function([_unpacked(one) for one in packed], *asked)
+
+
 def _compute(
-    packed: _Packed,
+    engines: list[Engine],
     readings: SampleBatch,
     start_ns: int,
     end_ns: int,
@@ -88,4 +102,4 @@ def _compute(
     known_at_ns: int,
     earlier: Mapping[int, SampleBatch] | None,
 ) -> WindowResult:
-    return _unpacked(packed).compute(readings, start_ns, end_ns, stocks, known_at_ns, earlier)
+    return engines[0].compute(readings, start_ns, end_ns, stocks, known_at_ns, earlier)

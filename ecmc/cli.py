@@ -192,16 +192,50 @@ def recompute(
     model: Annotated[
         str, typer.Option(help="`then`: the model that held; `current`: state that the present one held.")
     ] = "then",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Change nothing stored: write the months' emissions into this folder, as Parquet."),
+    ] = None,
+    method_set: Annotated[
+        list[str] | None, typer.Option(help="With --out: count by these; default the plant's.")
+    ] = None,
+    bucket: Annotated[
+        str | None, typer.Option(help="With --out: width of a row's time, 1h (default), 15m or base.")
+    ] = None,
     data: DataFolder = None,
     dsn: Dsn = None,
 ) -> None:
     """Compute a window again; print what changed, by how much, and what made it change. Goes on after a kill."""
-    from ecmc.command import recompute_window
+    from ecmc.command import recompute_window, restate_window
     from ecmc.folder import read_plant
 
     if model not in ("then", "current"):
         raise BadRequest(f"--model {model}: wanted then or current")
+    if out is None and (method_set or bucket):
+        raise BadRequest(
+            "--method-set and --bucket are of --out, which writes files and changes nothing stored"
+        )
+    if out is not None and model != "then":
+        raise BadRequest("--out counts by the models that held: --model current is not of it")
+    if out is not None and find_spec("pyarrow") is None:
+        raise BadRequest("--out needs pyarrow: pip install 'ecmc[parquet]'")
     with progress_bar() as progress:
+        if out is not None:
+            files = restate_window(
+                read_plant(plant),
+                start,
+                end,
+                known_at,
+                out,
+                method_set,
+                bucket or "1h",
+                data,
+                dsn,
+                progress=lambda done, of: progress(done, of, "counting"),
+            )
+            for line in run_work(files):
+                typer.echo(line)
+            return
         work = recompute_window(
             read_plant(plant),
             start,

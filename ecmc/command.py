@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from math import isnan
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from core.importer import read_samples
 from core.pipeline import Pipeline
 from core.plant.model import Plant
 from core.recompute import recompute
+from core.restate import restate
 from core.samples import PointTable
 from core.seal import Seal
 from core.sealing import Sealing, Verdict
@@ -187,7 +189,7 @@ async def recompute_window(
         known_at_ns = parse_rfc3339(known_at) if known_at is not None else None
     except ValueError as why:
         raise BadRequest(str(why)) from None
-    with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    with _pool() as pool:
         async with opened_store(plant, data, dsn) as store:
             _, engine = await plant_engine(plant, store)
             kept_ns = await store.computable_from(engine.points)
@@ -222,3 +224,61 @@ async def recompute_window(
         *resumed,
         f"{len(lines)} of {made.seen} figures changed over {rfc3339(made.start_ns)} .. {rfc3339(made.end_ns)}",
     ]
+
+
+async def restate_window(
+    plant: Plant,
+    start: str,
+    end: str,
+    known_at: str | None,
+    folder: Path,
+    method_sets: Sequence[str] | None,
+    bucket: str,
+    data: Path | None,
+    dsn: str | None,
+    *,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> list[str]:
+    """Write the emissions of the months that [start, end) touches as Parquet; what differs from the stored, by line."""
+    start_ns, end_ns = _span_ns(start, end)
+    known_at_ns = _moment_ns(known_at)
+    with _pool() as pool:
+        async with opened_store(plant, data, dsn) as store:
+            await settle(plant, store)
+            _, engine = await plant_engine(plant, store)
+            made = await restate(
+                store,
+                History(engine, store),
+                Workers(pool),
+                folder,
+                start_ns,
+                end_ns,
+                now_ns=SystemClock().now_ns(),
+                known_at_ns=known_at_ns,
+                method_sets=method_sets,
+                bucket=bucket,
+                progress=progress,
+            )
+    lines = [
+        f"emissions site scope {flow.scope} {flow.basis} {flow.method_set} kgCO2e: "
+        + ("not stored, " if isnan(stored) else f"{stored:.9g} stored, ")
+        + ("unknown here" if isnan(kg) else f"{kg:.9g} here")
+        for flow, (stored, kg) in made.site.items()
+    ]
+    stood = f", {made.kept} of them stood already" if made.kept else ""
+    return [
+        *lines,
+        f"{made.folder}: {made.rows} rows in {made.parts} parts{stood}, by factors known at "
+        f"{rfc3339(made.known_at_ns)}; nothing stored was changed",
+    ]
+
+
+def _moment_ns(moment: str | None) -> int | None:
+    try:
+        return None if moment is None else parse_rfc3339(moment)
+    except ValueError as why:
+        raise BadRequest(str(why)) from None
+
+
+def _pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn"))

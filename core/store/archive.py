@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -23,6 +22,7 @@ import numpy as np
 
 from core.clock import datetime_of, parse_rfc3339, rfc3339, time_ns_of
 from core.errors import StoreUnavailable
+from core.part import settle
 from core.quality import quality_of
 from core.samples import Times
 from core.store.copy import copy_out, time_ns_of_pg
@@ -149,7 +149,7 @@ class Archive:
                                 parts = []
                 finally:
                     await snapshot.rollback()
-            await asyncio.to_thread(_settle, draft, path)
+            await asyncio.to_thread(settle, draft, path)
         finally:
             draft.unlink(missing_ok=True)
         return rows
@@ -277,18 +277,6 @@ def _put(out: Any, parts: Sequence[Any]) -> int:
     if len(table):
         out.write_table(table, row_group_size=len(table))
     return len(table)
-
-
-def _settle(draft: Path, path: Path) -> None:
-    """In place, and on disk, before anything that is in it may be dropped elsewhere."""
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @contextmanager

@@ -239,9 +239,8 @@ class _Blocks:
         node = {name: c[name] for name in ("in_kwh", "out_kwh", "residual_kwh", "through_kwh")}
         if self.family is NODE:
             return node_parts(node, c["covered"], base_s, self.intervals, ends)
-        parts = emission_parts(
-            c["emissions_kg"][:, None], c["through_kg"][:, None], node, self.intervals, ends
-        )
+        carbon = {name: c[name][:, None] for name in ("emissions_kg", "through_kg")}
+        parts = emission_parts(carbon, node, self.intervals, ends)
         return Parts(parts.counts[:, 0], {name: column[:, 0] for name, column in parts.columns.items()})
 
 

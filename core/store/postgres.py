@@ -32,6 +32,7 @@ from core.store.refusal import refusals
 from core.store.registry import Registry
 from core.store.seam import (
     Bucket,
+    Computed,
     Conflict,
     CorrectedSample,
     Correction,
@@ -267,9 +268,9 @@ class PostgresStore:
             )
         return None if found is None else Stocks(tuple(storages), tuple(flows), *found)
 
-    async def first_hour(self) -> int | None:
+    async def computed(self, start_ns: int, end_ns: int) -> Computed:
         async with self._connection() as connection:
-            return await result.first_hour(connection)
+            return await result.computed(connection, start_ns, end_ns)
 
     async def has_run(self, hour_ns: int) -> bool:
         async with self._connection() as connection:

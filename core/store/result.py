@@ -18,7 +18,7 @@ from core.store.copy import copy_in, pg_time
 from core.store.replace import Stretch, replace_rows
 from core.store.rollup import QUARTER_NS, Ends, Parts, window_parts
 from core.store.seals import RESULT_LOCK, preserve
-from core.store.seam import Run, RunSpan
+from core.store.seam import Computed, Run, RunSpan
 from core.store.window import source
 
 Ids = npt.NDArray[np.int32]
@@ -225,9 +225,28 @@ async def stocks_at(
     return kwh, kg
 
 
-async def first_hour(connection: asyncpg.Connection[Any]) -> int | None:
-    hour = await connection.fetchval("SELECT min(hour) FROM ecmc.run")
-    return None if hour is None else time_ns_of(hour)
+async def computed(connection: asyncpg.Connection[Any], start_ns: int, end_ns: int) -> Computed:
+    async with connection.transaction():
+        # Whoever writes results now has committed before this is answered.
+        await connection.execute(f"SELECT pg_advisory_xact_lock_shared({RESULT_LOCK})")
+        now = await connection.fetchval("SELECT clock_timestamp()")
+        rows = await connection.fetch(
+            "SELECT min(hour) AS first, max(hour) + interval '1 hour' AS last, max(computed) AS newest FROM ("
+            " SELECT hour, computed, hour - interval '1 hour' * row_number() OVER (ORDER BY hour) AS stretch"
+            " FROM ecmc.run WHERE hour >= $1 AND hour < $2"
+            ") AS run GROUP BY stretch ORDER BY first",
+            datetime_of(start_ns),
+            datetime_of(end_ns),
+        )
+        ends = await connection.fetchrow("SELECT min(hour), max(hour) FROM ecmc.run")
+    first, last = (0 if end is None else time_ns_of(end) for end in ends or (None, None))
+    return Computed(
+        tuple((time_ns_of(row["first"]), time_ns_of(row["last"])) for row in rows),
+        max((time_ns_of(row["newest"]) for row in rows), default=0),
+        time_ns_of(now),
+        first,
+        last,
+    )
 
 
 async def has_run(connection: asyncpg.Connection[Any], hour_ns: int) -> bool:

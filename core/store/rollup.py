@@ -80,52 +80,53 @@ def node_present(columns: dict[str, Floats]) -> Flags:
     """Where a node has anything: energy passing on some side, or known to be none on all."""
     entering, leaving, through = columns["in_kwh"], columns["out_kwh"], columns["through_kwh"]
     whole = np.isfinite(entering) & np.isfinite(leaving) & np.isfinite(through)
-    return np.asarray(whole | _passes(entering, leaving, through))
+    return whole if whole.all() else np.asarray(whole | _passes(entering, leaving, through))
 
 
 def emission_parts(
-    emissions_kg: Floats, through_kg: Floats, node_columns: dict[str, Floats], per_hour: int, ends: Ends
+    carbon: dict[str, Floats], node_columns: dict[str, Floats], per_hour: int, ends: Ends
 ) -> Parts:
-    """Of nodes and flows: columns emissions_kg, through_kg, shape (N, F, T), beside the nodes' (N, T) columns."""
+    """Of nodes and flows: the columns given, emissions_kg among them, (N, F, T), beside the nodes' (N, T) columns."""
+    emissions_kg = carbon["emissions_kg"]
     present = node_present(node_columns)[:, None, :]
     present = np.broadcast_to(present, emissions_kg.shape)
-    if present.all() and _is_finite(emissions_kg) and _is_finite(through_kg):
-        return Parts(present, {"emissions_kg": emissions_kg, "through_kg": through_kg})
+    if present.all() and all(_is_finite(column) for column in carbon.values()):
+        return Parts(present, carbon)
     idle = ~_passes(node_columns["in_kwh"], node_columns["out_kwh"], node_columns["through_kwh"])[:, None, :]
     # No energy carries no carbon, whatever its intensity would have been.
-    emissions_kg = np.where(idle & np.isnan(emissions_kg), 0.0, emissions_kg)
-    through_kg = np.where(idle & np.isnan(through_kg), 0.0, through_kg)
-    counts = _counted(present, np.isfinite(emissions_kg), per_hour, ends)
-    return Parts(
-        counts,
-        {
-            "emissions_kg": np.where(counts, emissions_kg, 0.0),
-            "through_kg": np.where(counts, through_kg, 0.0),
-        },
-    )
+    carbon = {name: np.where(idle & np.isnan(column), 0.0, column) for name, column in carbon.items()}
+    counts = _counted(present, np.isfinite(carbon["emissions_kg"]), per_hour, ends)
+    return Parts(counts, {name: np.where(counts, column, 0.0) for name, column in carbon.items()})
+
+
+def columns_of_nodes(result: WindowResult) -> dict[str, Floats]:
+    """What the parts of a window's nodes and emissions are told by, shape (N, T)."""
+    return {
+        "in_kwh": result.in_kwh,
+        "out_kwh": result.out_kwh,
+        "residual_kwh": result.residual_kwh,
+        "through_kwh": result.through_kwh,
+    }
 
 
 def window_parts(result: WindowResult, ends: Ends) -> tuple[Parts, Parts, Parts]:
     """Parts of a window's edges (E, T), nodes (N, T) and emissions (N, F, T)."""
     base_s = result.base_ns / NS_PER_S
     per_hour = HOUR_NS // result.base_ns
-    columns = {
-        "in_kwh": result.in_kwh,
-        "out_kwh": result.out_kwh,
-        "residual_kwh": result.residual_kwh,
-        "through_kwh": result.through_kwh,
-    }
+    columns = columns_of_nodes(result)
+    carbon = {"emissions_kg": result.emissions_kg, "through_kg": result.through_kg}
     return (
         energy_parts(result.energy.energy_kwh, result.energy.estimated_kwh, result.energy.covered, base_s),
         node_parts(columns, result.coverage, base_s, per_hour, ends),
-        emission_parts(result.emissions_kg, result.through_kg, columns, per_hour, ends),
+        emission_parts(carbon, columns, per_hour, ends),
     )
 
 
 def _passes(entering: Floats, leaving: Floats, through: Floats) -> Flags:
-    return np.asarray(
-        (np.nan_to_num(entering) != 0) | (np.nan_to_num(leaving) != 0) | (np.nan_to_num(through) != 0)
-    )
+    passing = np.zeros(entering.shape, dtype=np.bool_)
+    for column in (entering, leaving, through):
+        passing |= (column != 0) & (column == column)
+    return passing
 
 
 def _is_finite(column: Floats) -> bool:

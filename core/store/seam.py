@@ -96,6 +96,23 @@ class Pin:
 
 
 @dataclass(frozen=True, slots=True)
+class Computed:
+    """Hours with results.
+
+    Attributes:
+        stretches: Runs of hours without a gap, [start, end), oldest first.
+        newest_ns: When the newest of them was computed; `now_ns`: the database's time of this answer.
+        first_hour_ns, last_hour_ns: The oldest and newest hour there is at all.
+    """
+
+    stretches: tuple[tuple[int, int], ...]
+    newest_ns: int
+    now_ns: int
+    first_hour_ns: int
+    last_hour_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Validity:
     """A plant model holds over [start_ns, end_ns), None for since ever and for ever; said at `at_ns`."""
 
@@ -263,8 +280,8 @@ class Store(Protocol):
     async def stocks(self, at_ns: int, storages: Sequence[str], flows: Sequence[Flow]) -> Stocks | None:
         """Stocks at the start of an hour, None where that hour was never computed."""
 
-    async def first_hour(self) -> int | None:
-        """Start of the first computed hour."""
+    async def computed(self, start_ns: int, end_ns: int) -> Computed:
+        """What of [start, end) was computed, and until when; whatever is written later is computed later."""
 
     async def has_run(self, hour_ns: int) -> bool:
         """Whether that hour was computed."""

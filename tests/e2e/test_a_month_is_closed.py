@@ -50,6 +50,12 @@ def test_seal_verify_and_what_came_late(ecmc: Any, tmp_path: Path, database: str
     assert "month 2026-03 revision 1 sealed" in ecmc.cli("seal", *with_dsn, "2026-03", "--why", "report")
     assert "5 seals hold" in ecmc.cli("verify", *with_dsn)
 
+    march = ("--from", "2026-03-01T00:00:00+08:00", "--to", "2026-03-03T00:00:00+08:00")
+    filed = ecmc.cli("recompute", *with_dsn, *march, "--out", tmp_path / "out", "--method-set", "cbam")
+    assert "scope 2 location cbam kgCO2e: not stored, " in filed
+    assert "nothing stored was changed" in filed
+    ecmc.cli("recompute", *with_dsn, *march, "--bucket", "15m", code=2)  # a width is of files
+
     asyncio.run(_tamper(database))
     said = ecmc.cli("verify", *with_dsn, code=1)
     assert said.startswith(
