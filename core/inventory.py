@@ -310,7 +310,7 @@ class Inventories:
             carbon = _by_node_and_scope(series, "emissions_kgco2e", month_ns)
             coverage = _by_node_and_scope(series, "coverage", month_ns)
             for node in sources:
-                rows = used.get((node.id, basis.value), ())
+                rows = self._library.gathered(used.get((node.id, basis.value), ()))
                 lines += self._brought(node, basis, carbon, energy, rows)
             totals += [
                 Total(scope, basis, kg, coverage[name, scope], math.nan)
@@ -407,13 +407,11 @@ class Inventories:
             kg = carbon.kg * part
             factor, unstated, terms = "", [], []
             if kg.sum() != 0:
-                rows = () if carbon.row is None else (carbon.row.id,)
-                factor, share = self._factor_uncertainty(
-                    rows, (carbon.row.id if carbon.row else activity.line,)
-                )
+                rows = tuple(row.id for row in carbon.rows)
+                factor, share = self._factor_uncertainty(rows, rows[:1] or (activity.line,))
                 if activity.uncertainty is None:
                     unstated.append(activity.line)
-                if share is None and carbon.row is not None:
+                if share is None and carbon.rows:
                     unstated.append(factor)
                 terms.append(
                     Term(float(kg.sum()), activity.line, activity.uncertainty or 0.0, factor, share or 0.0)
@@ -432,7 +430,7 @@ class Inventories:
                 estimated_share=math.nan,
                 removed_kg=carbon.removed_kg * part,
                 carrier=carbon.carrier,
-                factors=() if carbon.row is None else (carbon.row.id,),
+                factors=tuple(row.id for row in carbon.rows),
                 terms=tuple(terms),
                 unstated=tuple(unstated),
             )

@@ -14,8 +14,9 @@ export async function get(path) {
   return answer(await fetch(path, { signal: AbortSignal.timeout(8000) }));
 }
 
-/** @param {string} path @param {object} body @returns {Promise<any>} */
+/** A file goes as what it is, anything else as JSON. @param {string} path @param {object | Blob} body @returns {Promise<any>} */
 export async function post(path, body) {
+  if (body instanceof Blob) return answer(await fetch(path, { method: "POST", body }));
   const headers = { "Content-Type": "application/json" };
   return answer(await fetch(path, { method: "POST", headers, body: JSON.stringify(body) }));
 }

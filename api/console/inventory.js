@@ -11,6 +11,8 @@ let plant = null;
 let answer = null;
 /** @type {any[]} */
 let entries = [];
+/** @type {any[]} */
+let choices = [];
 let basis = "location";
 /** @type {string[]} */
 let trail = [];
@@ -61,7 +63,10 @@ async function load() {
   answer = await get(`/v1/inventory?${query}`);
   element("csv").href = `/v1/inventory?${query}&format=csv`;
   element("xlsx").href = `/v1/inventory?${query}&format=xlsx`;
-  entries = (await get("/v1/activities?limit=200")).items;
+  const touched = `start=${answer.month_starts[0]}&end=${answer.end}`;
+  entries = (await get(`/v1/activities?${touched}&limit=1000`)).items.reverse(); // the newest first
+  element("activities-csv").href = `/v1/activities?${touched}&format=csv`;
+  element("activities-xlsx").href = `/v1/activities?${touched}&format=xlsx`;
   show();
 }
 
@@ -126,7 +131,7 @@ function showLines() {
     "tCO₂e", "kWh", word("complete"), word("estimatedShare"), word("uncertainty"),
   ];
   const rows = answer.lines.map((/** @type {any} */ row) => {
-    const name = ["source", "combustion"].includes(row.kind)
+    const name = row.kind === "activity" ? link(named(row.name), () => showEntries(row)) : ["source", "combustion"].includes(row.kind)
       ? link(named(row.name), () => explain(
         `/v1/explain?node=${row.line}&scope=${row.scope}&basis=${row.basis ?? "location"}&method_set=${answer.method_set.id}&${span()}`,
       ))
@@ -161,7 +166,8 @@ function showDeclared() {
   const year = answer.base_year;
   if (year) {
     const amount = year.kgco2e === null ? "" : ` · ${tonnes(year.kgco2e)} tCO₂e`;
-    say(`${word("baseYear")} ${year.year}${amount} · ${word("recalculation")} ${percent(year.recalculation_threshold)}`);
+    const due = year.recalculation_due ? ` · ⚠ ${word("recalculationDue")} ${tonnes(year.computed_kgco2e)} tCO₂e` : "";
+    say(`${word("baseYear")} ${year.year}${amount} · ${word("recalculation")} ${percent(year.recalculation_threshold)}${due}`);
   }
   for (const left of answer.exclusions) {
     say(`${word("excluded")}: ${named(left.what)} (${word("scope")} ${left.scope}) – ${named(left.reason)}`);
@@ -171,13 +177,54 @@ function showDeclared() {
 }
 
 function showActivities() {
-  const heads = ["#", word("period"), word("kind"), word("subject"), word("use"), word("amount"), word("state"), word("operator"), ""];
-  const rows = entries.map((row) => [
-    String(row.id), `${row.start.slice(0, 10)} – ${row.end.slice(0, 10)}`, row.kind, row.subject, row.use,
-    `${figure(row.amount)} ${row.unit}`, word(row.state), [row.who, row.approved_by].filter(Boolean).join(" → "),
-    row.state === "waiting" ? link(word("approve"), () => decide(row.id)) : "",
-  ]);
+  const heads = [
+    "#", word("period"), word("kind"), word("subject"), word("use"), word("amount"), word("evidence"), word("state"),
+    word("operator"), "",
+  ];
+  const rows = entries.map((row) => {
+    const acts = document.createElement("span");
+    if (row.state === "waiting") acts.append(link(word("approve"), () => decide(row.id)), " ");
+    if (row.state !== "withdrawn") acts.append(link(word("withdraw"), () => withdraw(row)));
+    const people = [row.who, row.approved_by].filter(Boolean).join(" → ");
+    return [
+      String(row.id), days(row), word(`kind${capital(row.kind)}`), row.subject,
+      row.use, `${figure(row.amount)} ${row.unit}`, evidence(row),
+      word(row.state) + (row.why ? `: ${row.why}` : ""), people, acts,
+    ];
+  });
   fill(element("activities"), heads, rows);
+}
+
+/** First and last day in the plant's zone. @param {{start: string, end: string}} span */
+function days(span) {
+  /** @param {number} at */
+  const day = (at) => new Date(at).toLocaleDateString("sv-SE", { timeZone: plant.zone });
+  const [first, last] = [day(Date.parse(span.start)), day(Date.parse(span.end) - 1)];
+  return first === last ? first : `${first} – ${last}`;
+}
+
+/** @param {string} text */
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+/** The file that backs an entry; its hash is in the title. @param {any} row */
+function evidence(row) {
+  if (!row.evidence_sha256) return "";
+  const anchor = document.createElement("a");
+  anchor.href = `/v1/evidence/${row.evidence_sha256}`;
+  anchor.title = `SHA-256 ${row.evidence_sha256}`;
+  anchor.textContent = row.evidence_file;
+  return anchor;
+}
+
+/** The entries behind a line. @param {any} line */
+function showEntries(line) {
+  const behind = entries.filter((row) => row.state === "counted"
+    && `${row.kind} ${row.subject}${row.use ? ` of ${row.use}` : ""}` === line.line);
+  element("opened-title").textContent = named(line.name);
+  const used = answer.factors.filter((/** @type {any} */ row) => line.factors.includes(row.id));
+  element("opened-body").replaceChildren(told({ entries: behind, factors: used }));
+  element("back").hidden = true;
+  element("opened").showModal();
 }
 
 // figures opened -------------------------------------------------------------------
@@ -186,7 +233,7 @@ async function explain(path) {
   await attempt(async () => {
     const body = await get(path);
     trail.push(path);
-    element("opened-title").textContent = `${body.node ?? body.edge} · ${body.start.slice(0, 10)} – ${body.end.slice(0, 10)}`;
+    element("opened-title").textContent = `${body.node ?? body.edge} · ${days(body)}`;
     element("opened-body").replaceChildren(told(body));
     element("back").hidden = trail.length < 2;
     if (!element("opened").open) element("opened").showModal();
@@ -235,26 +282,114 @@ async function decide(number) {
   });
 }
 
-const who = () => encodeURIComponent(element("operator").value.trim());
-
-element("activity").onsubmit = async (/** @type {SubmitEvent} */ event) => {
-  event.preventDefault();
-  const form = /** @type {HTMLFormElement} */ (event.target);
-  const told = new FormData(form);
+/** @param {any} row */
+async function withdraw(row) {
+  const why = window.prompt(`#${row.id} ${row.subject}: ${word("why")}`);
+  if (why === null) return;
   await attempt(async () => {
-    /** @type {Record<string, any>} */
-    const row = { amount: Number(told.get("amount")) };
-    for (const name of ["period", "kind", "subject", "unit", "use"]) row[name] = told.get(name);
-    const file = told.get("evidence");
-    if (file instanceof File && file.size) {
+    await post(`/v1/activities/${row.id}/withdraw?who=${who()}`, { why });
+    await load();
+  });
+}
+
+const who = () => encodeURIComponent(element("operator").value.trim());
+const form = /** @type {HTMLFormElement} */ (element("activity"));
+
+/** @param {string} name @returns {any} */
+const field = (name) => form.elements.namedItem(name);
+
+/** Offer what the kind can be about. */
+function offer() {
+  const kind = field("kind").value;
+  element("subjects").replaceChildren(...choices.filter((choice) => choice.kind === kind).map((choice) => {
+    const option = document.createElement("option");
+    option.value = choice.subject;
+    option.label = named(choice.name) + (choice.unverified ? ` ⚠ ${word("unverified")}` : "");
+    return option;
+  }));
+  offerUnits();
+}
+
+/** The units that fit the subject, and the numbers its formula needs. */
+function offerUnits() {
+  const chosen = choices.find((choice) => choice.kind === field("kind").value && choice.subject === field("subject").value);
+  element("units").replaceChildren(...(chosen?.units ?? []).map((/** @type {string} */ unit) => new Option(unit, unit)));
+  if (chosen && !chosen.units.includes(field("unit").value)) field("unit").value = chosen.units[0];
+  const details = element("details");
+  const names = chosen ? [...chosen.needs, ...chosen.may] : [];
+  details.replaceChildren(...names.map((/** @type {string} */ name) => {
+    const label = document.createElement("label");
+    const input = document.createElement("input");
+    input.dataset.detail = name;
+    input.required = chosen.needs.includes(name);
+    label.append(name + (input.required ? " *" : ""), input);
+    return label;
+  }));
+  details.hidden = !names.length;
+  const told = chosen ? [...new Set([named(chosen.name), chosen.source])] : [];
+  if (chosen?.unverified) told.push(`⚠ ${word("unverified")}`);
+  element("hint").textContent = told.join(" · ");
+}
+field("kind").onchange = () => { field("subject").value = ""; offer(); };
+field("subject").oninput = offerUnits;
+
+/** The row as the register takes it: what is left empty is not sent. */
+function written() {
+  /** @type {Record<string, any>} */
+  const row = {};
+  for (const name of ["period", "kind", "subject", "unit", "use", "spread", "note"]) {
+    if (field(name).value) row[name] = field(name).value;
+  }
+  for (const name of ["amount", "scope", "category", "uncertainty_pct"]) {
+    if (field(name).value !== "") row[name] = Number(field(name).value);
+  }
+  /** @type {Record<string, number>} */
+  const balance = {};
+  for (const name of ["opening", "bought", "sold", "closing", "nameplate_change"]) {
+    if (field(name).value !== "") balance[name] = Number(field(name).value);
+  }
+  if (Object.keys(balance).length) row.balance = balance;
+  /** @type {Record<string, any>} */
+  const details = {};
+  for (const input of /** @type {NodeListOf<HTMLInputElement>} */ (element("details").querySelectorAll("input"))) {
+    if (input.value !== "") details[String(input.dataset.detail)] = asNumber(input.value);
+  }
+  if (Object.keys(details).length) row.details = details;
+  return row;
+}
+
+/** A number, a list such as [[10, 0.8]], or a word. @param {string} text */
+function asNumber(text) {
+  if (text.trim().startsWith("[")) {
+    try { return JSON.parse(text); } catch { return text; }
+  }
+  return Number.isNaN(Number(text)) ? text : Number(text);
+}
+
+form.onsubmit = async (/** @type {SubmitEvent} */ event) => {
+  event.preventDefault();
+  await attempt(async () => {
+    const row = written();
+    const file = field("evidence").files[0];
+    if (file) {
       const kept = await send(`/v1/evidence?name=${encodeURIComponent(file.name)}&who=${who()}`, file);
       row.evidence_file = file.name;
       row.evidence_sha256 = kept.sha256;
     }
     await post(`/v1/activities?who=${who()}`, [row]);
     form.reset();
+    offer();
     await load();
   });
+};
+element("rows").onchange = async () => {
+  const file = element("rows").files[0];
+  if (!file) return;
+  await attempt(async () => {
+    await post(`/v1/activities?who=${who()}`, new Blob([file], { type: "text/csv" }));
+    await load();
+  });
+  element("rows").value = "";
 };
 
 /** @param {() => Promise<void>} work */
@@ -273,6 +408,7 @@ async function attempt(work) {
 // the reader's choices --------------------------------------------------------------
 function showAll() {
   write();
+  offer();
   element("language").textContent = inLanguage() === "zh" ? "EN" : "中文";
   show();
 }
@@ -306,9 +442,16 @@ document.documentElement.dataset.theme = localStorage.getItem("ecmc.theme") ?? "
 void attempt(async () => {
   plant = await get("/v1/plant");
   const year = Number(plant.day_start.slice(0, 4)) + (plant.day_start.slice(5, 10) === "12-31" ? 1 : 0);
-  for (const one of [year, year - 1, year - 2]) element("period").append(new Option(String(one)));
+  const month = Number(plant.time.slice(5, 7));
+  for (let back = 0; back < 5; back += 1) element("period").append(new Option(String(year - back)));
+  for (let back = 0; back < 24; back += 1) {
+    const at = year * 12 + month - 1 - back;
+    element("period").append(new Option(`${Math.floor(at / 12)}-${String((at % 12) + 1).padStart(2, "0")}`));
+  }
   for (const name of plant.method_sets) element("method").append(new Option(name));
   showAll();
   await load();
+  choices = await get("/v1/activities/choices");
+  offer();
 });
 window.addEventListener("load", () => answer && showBars()); // Plotly arrives after this module

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, Final
 
 import orjson
@@ -10,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from api.answer import Json
+from api.answer import Json, LabelRow
 from api.deps import InPlant, InServices, InWho, Services
 from api.errors import problem
 from api.table import InMedia, Sheet, download
@@ -18,8 +19,10 @@ from api.window import moment_ns
 from core.carbon.certificates import EVENT_COLUMNS, Certificate, State
 from core.clock import rfc3339
 from core.errors import BadRequest
+from core.registers.activity import ActivityKind
 from core.registers.book import Entry, Register
 from core.registers.book import State as EntryState
+from core.registers.choice import choices
 from core.registers.evidence import LARGEST_BYTES, Evidence
 from core.registers.form import Context, certificate_events, entries_of, rows_of_csv
 from core.registers.shelf import Registers
@@ -52,6 +55,17 @@ ROWS_BODY: Final = {
 class EntryPage(BaseModel):
     items: list[dict[str, Any]]
     next: str | None
+
+
+class ChoiceRow(BaseModel):
+    kind: str
+    subject: str
+    name: LabelRow
+    units: list[str]
+    needs: list[str]
+    may: list[str]
+    source: str
+    unverified: bool
 
 
 class Written(BaseModel):
@@ -137,6 +151,15 @@ def _entry_routes(register: Register, path: str) -> None:
         )
         await _restate(services, entry)
         return Json(_entry_row(entry))
+
+
+@router.get("/activities/choices", response_model=list[ChoiceRow])
+async def activity_choices(
+    services: InServices, plant: InPlant, kind: ActivityKind | None = None
+) -> Response:
+    """What an activity can be about: subjects by kind, with the units that fit and the numbers they need."""
+    found = choices(plant, services.library())
+    return Json([asdict(choice) for choice in found if kind in (None, choice.kind)])
 
 
 for _register, _path in PATHS.items():

@@ -63,8 +63,9 @@ def combustion_ch4_n2o_kgco2e(
     """
     _amounts(heat_kwh=heat_kwh)
     heat_tj = heat_kwh * GJ_PER_KWH / 1000
+    code = library.ipcc_fuel_of.get(fuel_code, fuel_code)
     return sum(
-        heat_tj * library.row(f"ipcc_2006:{fuel_code}:{sector}:{gas}").value * library.gwp(gas, gwp_set)
+        heat_tj * library.row(f"ipcc_2006:{code}:{sector}:{gas}").value * library.gwp(gas, gwp_set)
         for gas in ("CH4", "N2O")
     )
 

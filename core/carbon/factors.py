@@ -35,6 +35,8 @@ from core.samples import Flags, Floats, Times
 
 __all__ = ["FactorColumn", "FactorLibrary", "FactorRow", "Fuel", "constant_column", "unknown_column"]
 
+_MEAN_OF = "mean-of:"
+_MOST_LISTED = 50  # rows of one series that a report lists one by one
 _ALWAYS, _NEVER = -(2**62), 2**62  # ns, beyond any time a plant will see
 
 
@@ -113,6 +115,8 @@ class FactorLibrary:
         """
         if row_id in self.row_by_id:
             return self.row_by_id[row_id]
+        if row_id.startswith(_MEAN_OF):
+            return self._mean_of(row_id)
         hourly = hourly_file(row_id)
         if hourly is not None:
             return hourly_series(*hourly).row
@@ -124,6 +128,39 @@ class FactorLibrary:
                 row_id, row_id, "energy", 0.0, "kgCO2e/kWh", f"scopes of method set {rest}", "stated"
             )
         raise BadRequest(f"no factor {row_id!r} in the library")
+
+    def gathered(self, row_ids: Iterable[str]) -> tuple[str, ...]:
+        """The ids as a report lists them: a series by the hour with many rows in use as one `mean-of:` id."""
+        ids = tuple(row_ids)
+        of_series: dict[str, list[str]] = {}
+        for id_ in ids:
+            row = self.row_by_id.get(id_)
+            of_series.setdefault(id_ if row is None else row.series, []).append(id_)
+        listed: dict[str, None] = {}
+        for series, mine in of_series.items():
+            if len(mine) > _MOST_LISTED:
+                used = frozenset(mine)
+                in_order = [row.id for row in self.series[series] if row.id in used]
+                mine = [f"{_MEAN_OF}{series}:{in_order[0]}..{in_order[-1]}"]
+            listed.update(dict.fromkeys(mine))
+        return tuple(listed)
+
+    def _mean_of(self, id_: str) -> FactorRow:
+        """One row that stands for those of a series between two of its rows; its value is their mean."""
+        first_id, _, last_id = id_.removeprefix(_MEAN_OF).rpartition("..")
+        last = self.row_by_id[last_id]
+        rows = self.series[last.series]
+        at = [row.id for row in rows]
+        first = at.index(first_id.removeprefix(f"{last.series}:"))
+        mine = rows[first : at.index(last_id) + 1]
+        return replace(
+            last,
+            id=id_,
+            value=float(np.mean([row.value for row in mine])),
+            valid_from=mine[0].valid_from,
+            confidence=next((row.confidence for row in mine if row.unverified), last.confidence),
+            note=f"mean of {len(mine)} values",
+        )
 
     def fuel(self, name: str) -> Fuel:
         """`natural_gas@ndrc_other_industry`.
@@ -146,7 +183,11 @@ class FactorLibrary:
         return tuple(row for row in found if row is not None)
 
     def gwp(self, gas: str, gwp_set: str) -> float:
-        """Global warming potential over 100 years, kgCO2e per kg, by code (HFC-134a, R410A, SF6) or formula (CF4).
+        """Global warming potential over 100 years, kgCO2e per kg; see `gwp_row`."""
+        return self.gwp_row(gas, gwp_set).value
+
+    def gwp_row(self, gas: str, gwp_set: str) -> FactorRow:
+        """The row of a gas by code (HFC-134a, R410A, SF6) or formula (CF4).
 
         Raises:
             BadRequest: The set (AR4, AR5, AR6) has no such gas.
@@ -159,7 +200,7 @@ class FactorLibrary:
             if len(named) != 1:
                 raise BadRequest(f"no GWP of {gas!r} in {gwp_set}")
             row = next(iter(named.values()))
-        return row.value
+        return row
 
     def tce_per_unit(self, code: str) -> FactorRow:
         """A standard-coal coefficient of tce.csv, e.g. `electricity_equivalent` (当量)."""

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 from core.carbon.accounting import blend_gwp, gas_lost_kg, welding_kgco2
 from core.carbon.factor_row import GJ_PER_KWH, FactorRow, published_ns, valid_ns
 from core.carbon.factors import FactorLibrary
-from core.carbon.method import MethodSet, biogenic_kg_per_kwh, combustion_kg_per_kwh
+from core.carbon.method import MethodSet, biogenic_kg_per_kwh, combustion_kg_per_kwh, other_gases
 from core.errors import BadRequest
 from core.registers.book import Entry
 from core.registers.process import process_of
@@ -27,6 +27,7 @@ from core.results import Scope
 from core.units import PER_UNIT
 
 _KG = {"t": 1000.0, "kg": 1.0, "g": 1e-3}
+_POWER = ("W", "kW", "MW", "GJ/h")
 _FACTOR_UNIT = re.compile(r"(?P<mass>t|kg|g) ?(?P<gas>[A-Z][A-Za-z0-9-]*)?/(?P<per>[^ ]+)(?: (?P<what>.+))?")
 
 
@@ -119,7 +120,7 @@ class ActivityCarbon:
     Attributes:
         biogenic_kg: Outside the scopes; kg does not hold it.
         removed_kg: CO2 kept from the air on record; it stands apart and is never subtracted.
-        row: The factor used; None where the composition says it all.
+        rows: The factor rows used, the one that says how uncertain it is first; none where the composition says it all.
         carrier, energy_kwh: Bought energy (a fuel by NCV); empty and 0 where it is none.
     """
 
@@ -127,7 +128,7 @@ class ActivityCarbon:
     kg: float
     biogenic_kg: float = 0.0
     removed_kg: float = 0.0
-    row: FactorRow | None = None
+    rows: tuple[FactorRow, ...] = ()
     carrier: str = ""
     energy_kwh: float = 0.0
 
@@ -158,7 +159,7 @@ def activity_carbon(
             activity.scope or Scope.DIRECT,
             kwh * combustion_kg_per_kwh(fuel, method, library),
             kwh * biogenic_kg_per_kwh(fuel, method),
-            row=fuel.row,
+            rows=(fuel.row, *(row for row, _ in other_gases(fuel, method, library))),
             carrier=activity.subject.partition("@")[0],
             energy_kwh=kwh,
         )
@@ -173,21 +174,23 @@ def activity_carbon(
     kg = activity.amount * _kg_per_unit(row, activity.unit, method, library)
     scope = activity.scope or _scope_of(row)
     if scope != Scope.ENERGY_INDIRECT or activity.unit not in PER_UNIT:
-        return ActivityCarbon(scope, kg, row=row)
+        return ActivityCarbon(scope, kg, rows=(row,))
     told = row.quantity if row.quantity in ("electricity", "heat") else ""
     carrier = activity.carrier or told or ("electricity" if activity.unit.endswith("Wh") else "heat")
     return ActivityCarbon(
-        scope, kg, row=row, carrier=carrier, energy_kwh=activity.amount * PER_UNIT[activity.unit]
+        scope, kg, rows=(row,), carrier=carrier, energy_kwh=activity.amount * PER_UNIT[activity.unit]
     )
 
 
 def _gas_carbon(activity: Activity, method: MethodSet, library: FactorLibrary) -> ActivityCarbon:
     scope = activity.scope or Scope.DIRECT
     if ":" in activity.subject:
-        gwp = blend_gwp(_shares(activity.subject), method.gwp_set, library)
-        return ActivityCarbon(scope, _mass_kg(activity) * gwp)
-    row = _gwp_row(activity.subject, method.gwp_set, library)
-    return ActivityCarbon(scope, _mass_kg(activity) * row.value, row=row)
+        shares = _shares(activity.subject)
+        gwp = blend_gwp(shares, method.gwp_set, library)
+        rows = tuple(library.gwp_row(gas, method.gwp_set) for gas in shares)
+        return ActivityCarbon(scope, _mass_kg(activity) * gwp, rows=rows)
+    row = library.gwp_row(activity.subject, method.gwp_set)
+    return ActivityCarbon(scope, _mass_kg(activity) * row.value, rows=(row,))
 
 
 def _process_carbon(activity: Activity, method: MethodSet, library: FactorLibrary) -> ActivityCarbon:
@@ -198,12 +201,13 @@ def _process_carbon(activity: Activity, method: MethodSet, library: FactorLibrar
         )
     kg = process.kg(activity.amount, activity.details, method, library)
     scope = activity.scope or process.scope
+    rows = process.rows(activity.details, method, library)
     if process.apart:
-        return ActivityCarbon(scope, 0.0, removed_kg=kg)
+        return ActivityCarbon(scope, 0.0, removed_kg=kg, rows=rows)
     if process.heat_gj is None:
-        return ActivityCarbon(scope, kg)
+        return ActivityCarbon(scope, kg, rows=rows)
     heat_kwh = process.heat_gj(activity.amount, activity.details, library) / GJ_PER_KWH
-    return ActivityCarbon(scope, kg, carrier="heat", energy_kwh=heat_kwh)
+    return ActivityCarbon(scope, kg, rows=rows, carrier="heat", energy_kwh=heat_kwh)
 
 
 def spread_over(entry: Entry, spread: Spread, start_ns: int, end_ns: int) -> float:
@@ -220,14 +224,6 @@ def _mass_kg(activity: Activity) -> float:
             f"{activity.line}: unit {activity.unit!r} does not fit, wanted one of {', '.join(_KG)}"
         )
     return activity.amount * _KG[activity.unit]
-
-
-def _gwp_row(gas: str, gwp_set: str, library: FactorLibrary) -> FactorRow:
-    library.gwp(gas, gwp_set)  # says what is wrong where there is none
-    by_code = library.row_by_id.get(f"gwp:{gas}:{gwp_set}")
-    return by_code or next(
-        row for row in library.rows if row.quantity == "gwp" and row.kind == gas and row.gwp_set == gwp_set
-    )
 
 
 def _shares(text: str) -> dict[str, float]:
@@ -264,13 +260,23 @@ def _row_at(
     return max(in_force, key=newest)
 
 
+def units_of_factor(row: FactorRow) -> tuple[str, ...]:
+    """Units an amount can come in that is multiplied with a factor row, its own first.
+
+    Raises:
+        BadRequest: The row is no emission per amount.
+    """
+    _, per, what = _parts_of_unit(row)
+    alike = next((units for units in (_KG, PER_UNIT) if per in units), {per: 1.0})
+    own = f"{per} {what}" if what else per
+    return tuple(dict.fromkeys([own, *(unit for unit in alike if unit not in _POWER)]))
+
+
 def _kg_per_unit(row: FactorRow, unit: str, method: MethodSet, library: FactorLibrary) -> float:
     """kgCO2e of one `unit` by a factor row."""
-    parts = _FACTOR_UNIT.fullmatch(row.unit)
-    if parts is None or parts["per"] not in {*_KG, *PER_UNIT, "m3", "Nm3"}:
-        raise BadRequest(f"factor {row.id} is in {row.unit}: an amount cannot be multiplied with it")
-    per, gas = parts["per"], parts["gas"] or row.gas or "CO2e"
-    bare = unit.removesuffix(f" {parts['what']}") if parts["what"] else unit
+    (mass, named), per, what = _parts_of_unit(row)
+    gas = named or row.gas or "CO2e"
+    bare = unit.removesuffix(f" {what}") if what else unit
     if bare == per:
         amount = 1.0
     elif bare in _KG and per in _KG:
@@ -280,10 +286,19 @@ def _kg_per_unit(row: FactorRow, unit: str, method: MethodSet, library: FactorLi
     else:
         raise BadRequest(f"factor {row.id} is per {per}: unit {unit!r} does not fit")
     warming = 1.0 if gas in ("CO2", "CO2e") else library.gwp(gas, method.gwp_set)
-    return row.value * amount * _KG[parts["mass"]] * warming
+    return row.value * amount * _KG[mass] * warming
+
+
+def _parts_of_unit(row: FactorRow) -> tuple[tuple[str, str | None], str, str | None]:
+    """(mass, gas), per and of what: `tCO2/t limestone` is (t, CO2), t and limestone."""
+    parts = _FACTOR_UNIT.fullmatch(row.unit)
+    if parts is None or parts["per"] not in {*_KG, *PER_UNIT, "m3", "Nm3"}:
+        raise BadRequest(f"factor {row.id} is in {row.unit}: an amount cannot be multiplied with it")
+    return (parts["mass"], parts["gas"]), parts["per"], parts["what"]
 
 
 def _scope_of(row: FactorRow) -> int:
-    if row.quantity in ("electricity", "heat", "supplied energy"):
-        return Scope.ENERGY_INDIRECT
-    return Scope.VALUE_CHAIN if row.quantity == "material" else Scope.DIRECT
+    if "life cycle" in row.quantity or row.kind == "footprint_lifecycle" or row.quantity == "material":
+        return Scope.VALUE_CHAIN
+    energy = row.quantity in ("electricity", "heat", "supplied energy")
+    return Scope.ENERGY_INDIRECT if energy else Scope.DIRECT

@@ -280,6 +280,11 @@ def _activity(row: ActivityRow, context: Context) -> NewEntry:
         note=row.note,
     )
     start_ns, end_ns = row.span_ns(context.plant.zone)
+    own = context.library.series.get(row.subject, ()) if row.kind is ActivityKind.FACTOR else ()
+    if row.scope is None and any(factor.quantity == "own" for factor in own):
+        raise BadRequest(
+            f"scope: factor {row.subject} is the plant's own or a supplier's: say whether its emissions are scope 1, 2 or 3"
+        )
     for name in context.plant.method_sets:  # what cannot be counted is refused now, not at the year's end
         activity_carbon(
             activity, start_ns, context.now_ns, method_set(name), context.plant.zone, context.library

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.carbon import accounting
+from core.carbon.factor_row import FactorRow
 from core.carbon.factors import FactorLibrary
 from core.carbon.method import MethodSet
 from core.errors import BadRequest
@@ -27,6 +28,7 @@ class Process:
         unit: What the activity's amount counts in.
         needs: Names of the numbers it cannot do without; may: those it takes.
         kg: kgCO2e from (amount, details, method set, library).
+        rows: The factor rows that go in, from (details, method set, library).
         heat_gj: Purchased heat in an amount, from (amount, details, library); None: the process is no energy.
         apart: CO2 that did not reach the air: shown as removed, never subtracted from the gross figure.
         source: Document the formula is from.
@@ -38,6 +40,7 @@ class Process:
     kg: Callable[[float, Details, MethodSet, FactorLibrary], float]
     source: str
     scope: Scope = Scope.DIRECT
+    rows: Callable[[Details, MethodSet, FactorLibrary], tuple[FactorRow, ...]] = lambda *_: ()
     heat_gj: Callable[[float, Details, FactorLibrary], float] | None = None
     apart: bool = False
 
@@ -81,6 +84,29 @@ def _steam_gj(amount: float, details: Details, library: FactorLibrary) -> float:
 
 def _hot_water_gj(amount: float, details: Details, library: FactorLibrary) -> float:
     return accounting.hot_water_gj(amount, float(details["temperature_c"]), library)
+
+
+def _gwps(*gases: str) -> Callable[[Details, MethodSet, FactorLibrary], tuple[FactorRow, ...]]:
+    return lambda _, method, library: tuple(library.gwp_row(gas, method.gwp_set) for gas in gases)
+
+
+def _heat_rows(constant: str) -> Callable[[Details, MethodSet, FactorLibrary], tuple[FactorRow, ...]]:
+    """The heat's factor and the constant its formula takes from the table."""
+    return lambda details, _, library: (
+        library.row(str(details.get("factor", "heat:heat_cn"))),
+        library.row(constant),
+    )
+
+
+def _wastewater_rows(details: Details, method: MethodSet, library: FactorLibrary) -> tuple[FactorRow, ...]:
+    stated = () if "b0_kg_per_kg" in details else (library.row("process:wastewater_b0"),)
+    return (*stated, library.gwp_row("CH4", method.gwp_set))
+
+
+def _burning_rows(details: Details, method: MethodSet, library: FactorLibrary) -> tuple[FactorRow, ...]:
+    code = library.ipcc_fuel_of.get(str(details["fuel"]), str(details["fuel"]))
+    named = (f"ipcc_2006:{code}:{details['sector']}:{gas}" for gas in ("CH4", "N2O"))
+    return (*map(library.row, named), *_gwps("CH4", "N2O")(details, method, library))
 
 
 PROCESSES: Mapping[str, Process] = {
@@ -145,6 +171,7 @@ PROCESSES: Mapping[str, Process] = {
             amount, **_EFFECT(d), gwp_set=method.gwp_set, library=library
         ),
         "GB/T 32151.4-2015, anode effect (C16)",
+        rows=_gwps("CF4", "C2F6"),
     ),
     "n2o": Process(
         "t",
@@ -154,6 +181,7 @@ PROCESSES: Mapping[str, Process] = {
             amount, **_DESTROYED(d), gwp=library.gwp("N2O", method.gwp_set)
         ),
         "GB/T 32151.10-2015, nitric and adipic acid (C17b)",
+        rows=_gwps("N2O"),
     ),
     "etching": Process(
         "kg",
@@ -163,6 +191,7 @@ PROCESSES: Mapping[str, Process] = {
             amount, gwp=library.gwp(str(d["gas"]), method.gwp_set), **_ETCH(d)
         ),
         "IPCC 2006 Guidelines, volume 3, chapter 6 (C17)",
+        rows=lambda d, method, library: (library.gwp_row(str(d["gas"]), method.gwp_set),),
     ),
     "combustion-ch4-n2o": Process(
         "kWh",
@@ -172,6 +201,7 @@ PROCESSES: Mapping[str, Process] = {
             amount, str(d["fuel"]), str(d["sector"]), method.gwp_set, library
         ),
         "IPCC 2006 Guidelines, volume 2, chapter 2: CH4 and N2O of burning, of biomass too",
+        rows=_burning_rows,
     ),
     "wastewater": Process(
         "kg",
@@ -188,6 +218,7 @@ PROCESSES: Mapping[str, Process] = {
             * library.gwp("CH4", method.gwp_set)
         ),
         "IPCC 2006 Guidelines, volume 5, chapter 6 (C17c); amount in kg COD",
+        rows=_wastewater_rows,
     ),
     "steam": Process(
         "t",
@@ -198,6 +229,7 @@ PROCESSES: Mapping[str, Process] = {
         ),
         "GB/T 32151, purchased heat (C18)",
         Scope.ENERGY_INDIRECT,
+        _heat_rows("heat:feedwater_enthalpy_20C"),
         _steam_gj,
     ),
     "hot-water": Process(
@@ -209,6 +241,7 @@ PROCESSES: Mapping[str, Process] = {
         ),
         "GB/T 32151, purchased heat (C18)",
         Scope.ENERGY_INDIRECT,
+        _heat_rows("heat:hot_water_cp"),
         _hot_water_gj,
     ),
     "co2-transferred": Process(

@@ -187,6 +187,9 @@ async def test_processes_by_their_own_formula(office: Any, row: dict[str, Any], 
     answer = await get(office, "/v1/inventory", period="2026-09")
     line = next(row for row in answer["lines"] if row["kind"] == "activity")
     assert line["total_kgco2e"] == pytest.approx(kg, rel=1e-4)
+    in_use = {row["id"]: row["unverified"] for row in answer["factors"]}
+    assert set(line["factors"]) <= set(in_use)  # what a formula takes from the tables is named and marked too
+    assert in_use.get("heat:feedwater_enthalpy_20C") in (None, True)
 
 
 async def test_bought_heat_and_power_are_energy_of_the_plant_too(office: Any) -> None:
@@ -208,6 +211,46 @@ async def test_bought_heat_and_power_are_energy_of_the_plant_too(office: Any) ->
     assert await indicator(office, "energy") - before_kwh == pytest.approx(heat_gj / 0.0036 + 2000)
     more_tce = await indicator(office, "energy_tce", "calorific") - before_tce
     assert more_tce == pytest.approx(heat_gj * 0.03412 + 0.2458, rel=1e-4)
+
+
+async def test_every_choice_a_form_offers_is_taken(office: Any) -> None:
+    """Whatever `choices` names, with a unit it names, is written down without a fault."""
+    numbers = {"gas": "SF6", "fuel": "anthracite", "sector": "manufacturing", "receiver_record": "R-7"}
+    streams = {"inputs": [[1, 0.8]], "outputs": [[1, 0.1]]}
+    rows = []
+    for choice in await get(office, "/v1/activities/choices"):
+        details = {name: numbers.get(name, streams.get(name, 0.1)) for name in choice["needs"]}
+        details |= {"temperature_c": 70} if "temperature_c" in details else {}
+        details |= {"enthalpy_kj_per_kg": 2777} if "enthalpy_kj_per_kg" in details else {}
+        rows += [
+            {"kind": choice["kind"], "subject": choice["subject"], "amount": 1, "unit": unit, "use": unit,
+             "period": "2026-09", "details": details}
+            for unit in choice["units"]
+        ]  # fmt: skip
+
+    ids = (await post(office, "/v1/activities", rows))["ids"]
+    assert len(ids) == len(rows) > 400
+
+
+async def test_an_own_factor_per_tonne_does_not_guess_its_scope(office: Any) -> None:
+    row = {
+        "series": "steel-plate",
+        "value": 2.1,
+        "unit": "tCO2e/t",
+        "source": "supplier",
+        "valid_from": "2026",
+    }
+    (number,) = (await post(office, "/v1/factors", [row]))["ids"]
+    await post(office, f"/v1/factors/entries/{number}/approve", None, who="wang")
+    plate = {"kind": "factor", "subject": "steel-plate", "amount": 10, "unit": "t", "period": "2026-09"}
+
+    refused = await post(office, "/v1/activities", [plate], code=422)
+    await approved(office, "/v1/activities", [{**plate, "scope": 3}])
+
+    assert refused["errors"][0]["field"] == "scope"
+    lines = (await get(office, "/v1/inventory", period="2026-09"))["lines"]
+    (line,) = [line for line in lines if line["kind"] == "activity"]
+    assert (line["scope"], line["category"], line["total_kgco2e"]) == (3, 4, pytest.approx(21_000))
 
 
 async def test_co2_handed_over_stands_apart_and_needs_its_record(office: Any) -> None:

@@ -81,6 +81,44 @@ async def test_an_activity_is_written_down_and_approved_by_somebody_else(page: A
     await shows(page, "#lines", "diesel@gbt_32151_2015")
 
 
+async def test_a_stock_count_a_formula_and_a_csv_are_written_down_and_withdrawn(page: Any) -> None:
+    await shows(page, "#lines", "Boiler")
+    await page.fill("#operator", "li")
+    await page.fill("#activity [name=period]", "2026-09")
+    await page.select_option("#activity [name=kind]", "gas")
+    await page.fill("#activity [name=subject]", "SF6")
+    await page.click("#activity summary >> nth=0")
+    for name, kg in (("opening", "50"), ("bought", "10"), ("closing", "58")):
+        await page.fill(f"#activity [name={name}]", kg)
+    await page.click("#activity button[type=submit]")
+    await shows(page, "#activities", "SF6")
+    await page.fill("#activity [name=period]", "2026-09")
+    await page.select_option("#activity [name=kind]", "process")
+    await page.fill("#activity [name=subject]", "steam")
+    await page.fill("#activity [name=amount]", "12")
+    await page.fill("[data-detail=enthalpy_kj_per_kg]", "2777")
+    await page.click("#activity button[type=submit]")
+    await shows(page, "#activities", "steam")
+    faulty = b"period,kind,subject,amount,unit\n2026-10,fuel,diesel@ndrc_other_industry,x,t\n"
+    await page.set_input_files("#rows", {"name": "a.csv", "mimeType": "text/csv", "buffer": faulty})
+    await shows(page, "#trouble", "row 1, amount")
+    good = faulty.replace(b"x,t", b"1.2,t")
+    await page.set_input_files("#rows", {"name": "a.csv", "mimeType": "text/csv", "buffer": good})
+    await shows(page, "#activities", "diesel")
+
+    await page.fill("#operator", "wang")
+    for subject in ("SF6", "steam"):
+        row = page.locator("#activities tr", has_text=subject)
+        await row.get_by_text("Approve").click()
+        await shows(page, f"#activities tr:has-text('{subject}')", "counts")
+    await page.locator("#lines button.link", has_text="process steam").click()
+    await shows(page, "#opened-body", "heat:heat_cn")  # the entry with the factor it stands on
+    await page.click("#opened [data-word=close]")
+    page.once("dialog", lambda dialog: dialog.accept("counted twice"))
+    await page.locator("#activities tr", has_text="SF6").get_by_text("Withdraw").click()
+    await shows(page, "#activities tr:has-text('SF6')", "withdrawn: counted twice")
+
+
 async def test_the_page_speaks_both_languages(page: Any) -> None:
     await shows(page, "#lines", "Boiler")
     await page.click("#language")

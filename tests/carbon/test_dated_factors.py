@@ -405,6 +405,10 @@ def test_a_half_hourly_series_of_the_grid_operator_is_brought_in_as_a_file(
     wanted[2 * missing : 2 * missing + 2] = np.nan
     np.testing.assert_allclose(column.kg_per_kwh, wanted)
     assert len(column.row_ids) == count - 1
+    (listed,) = own.gathered(reversed(column.row_ids))  # as a report names them
+    row = own.row(listed)
+    assert row.value == pytest.approx(np.nanmean(column.kg_per_kwh) * 1000)
+    assert (row.valid_from, row.unverified, row.note) == (bounds[0], True, f"mean of {count - 1} values")
 
 
 def test_a_value_by_the_hour_holds_for_its_hour_and_not_for_ever(
