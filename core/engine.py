@@ -854,7 +854,7 @@ class Engine:
         return state
 
     def live_flow(self, now_ns: int, power_kw: Floats, stocks: Stocks | None) -> LiveFlow:
-        """Trace the powers of now as if they held for an hour; the first method set, location-based, all scopes."""
+        """Trace the powers of now as if they held for an interval; the first method set, location-based, all scopes."""
         network = self._network.close_powers(power_kw)
         intensity, _ = self._source_intensity(np.array([now_ns], dtype=np.int64), now_ns)
         direct_kg = self._direct_kg(network.energy.energy_kwh)
@@ -870,17 +870,17 @@ class Engine:
             network.energy.energy_kwh,
             intensity,
             direct_kg,
-            # An hour's discharge may be more than the stock holds now; its intensity is the stock's all the same.
+            # A whole interval's discharge may be more than is left; its intensity is the stock's all the same.
             stock_kwh=stock_kwh * _LIVE_STOCK,
             stock_kg=stock_kg[:, shown] * _LIVE_STOCK,
         )
         flows = self._flows_of(network, traced, intensity, direct_kg)
-        through_kg = flows.through_kg[:, :, 0].sum(axis=1)
+        per_h = HOUR_NS / self.base_ns
+        through_kg, through_kwh = flows.through_kg[:, :, 0].sum(axis=1), flows.through_kwh[:, 0]
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = through_kg / flows.through_kwh[:, 0]
-        return LiveFlow(
-            self.nodes, flows.through_kwh[:, 0], through_kg, ratio, network.energy.energy_kwh[:, 0]
-        )
+            ratio = through_kg / through_kwh
+        edge_kw = network.energy.energy_kwh[:, 0] * per_h
+        return LiveFlow(self.nodes, through_kwh * per_h, through_kg * per_h, ratio, edge_kw)
 
 
 _LIVE_STOCK = 1e3

@@ -1,9 +1,10 @@
 """The plant's energy network: what every edge carried and how every node balances, interval by interval.
 
 Meters give some edges; formulas and remainders give others, in the order they
-depend on each other. An edge that is silent while all others of its bus speak is
-what the bus's balance leaves, marked as substituted. Energy below zero carries
-zero, and the deficit shows as the residual of the node it came from.
+depend on each other. An edge that is silent while all others of its bus speak, or
+of its converter with declared losses, is what the balance leaves, marked as
+substituted. Energy below zero carries zero, and the deficit shows as the
+residual of the node it came from.
 """
 
 from __future__ import annotations
@@ -87,7 +88,10 @@ class Network:
         self._is_sink = np.array([node.kind in _SINKS for node in nodes], dtype=np.bool_)
         self._inputs = {e: self._inputs_of(e) for e in range(len(edges)) if not self._is_metered[e]}
         self._virtual = self._in_dependency_order()
-        self._buses = [n for n, node in enumerate(nodes) if node.kind is NodeKind.BUS]
+        self._interval_h = plant.base_interval_s / 3600
+        self._balanced = [
+            n for n, node in enumerate(nodes) if node.kind is NodeKind.BUS or node.efficiency is not None
+        ]
         self._of_node: list[list[int]] = [[] for _ in nodes]
         for e in range(len(edges)):
             self._of_node[self._source[e]].append(e)
@@ -121,8 +125,8 @@ class Network:
         return self._closed(energy, profile_kwh)
 
     def close_powers(self, kw: Floats) -> NetworkEnergy:
-        """The same of powers that hold for an hour, shape (E,); NaN where silent or not metered."""
-        column = np.array(kw, dtype=np.float64)[:, None]
+        """The same of powers that hold for a base interval, shape (E,); NaN where silent or not metered."""
+        column = np.array(kw, dtype=np.float64)[:, None] * self._interval_h
         zero = np.zeros(column.shape)
         energy = IntervalEnergy(column, np.ones(column.shape), zero, np.zeros(column.shape, dtype=np.int16))
         return self._closed(energy, None)
@@ -211,19 +215,24 @@ class Network:
             energy.mark[e][wanted] |= mark[wanted] & ~np.int16(Mark.NEGATIVE)
 
     def _left_over(self, kwh: Floats, n: int, e: int) -> Floats:
-        """What all other edges of node n leave for edge e, in e's own direction."""
-        rest = np.zeros(kwh.shape[1])
+        """What all other edges of node n leave for edge e, in e's own direction; declared losses are taken off."""
+        node = self._records[n]
+        gain = 1.0 if node.efficiency is None else node.efficiency
+        rest = np.full(kwh.shape[1], -node.no_load_kw * self._interval_h)
         for i in self._of_node[n]:
             if i != e:
-                rest = rest + kwh[i] if self._target[i] == n else rest - kwh[i]
-        return rest if self._source[e] == n else -rest
+                rest = rest + kwh[i] * gain if self._target[i] == n else rest - kwh[i]
+        return (rest if self._source[e] == n else -rest / gain) + 0.0  # no negative zero
 
     def _close_by_balance(self, energy: IntervalEnergy) -> None:
-        """Give the one silent edge of a bus what the others leave, until nothing changes any more."""
+        """Give the one silent edge of a node what the others leave, until nothing changes any more.
+
+        Of a bus, and of a converter whose losses are declared; what others lose nobody knows.
+        """
         changed = True
         while changed:
             changed = False
-            for n in self._buses:
+            for n in self._balanced:
                 edges = self._of_node[n]
                 missing = np.isnan(energy.energy_kwh[edges])
                 single = missing.sum(axis=0) == 1

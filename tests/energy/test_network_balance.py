@@ -1,5 +1,7 @@
 """What edges nobody reads carry, and how nodes balance, worked by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -246,3 +248,40 @@ def test_nothing_measured_is_an_error(make_plant) -> None:
 
     with pytest.raises(ValueError, match="no edge of the network is measured"):
         network.close({})
+
+
+@pytest.mark.parametrize(("silent", "kwh"), [("e-in", (9.5 + 0.5 + 4 / 60) / 0.98), ("e-out", 9.5)])
+def test_a_silent_edge_of_a_converter_is_closed_by_its_declared_losses(
+    make_plant, silent: str, kwh: float
+) -> None:
+    plant = make_plant(
+        {"grid": "source", "trafo": "converter", "hall": "load", "lamp": "load"},
+        [
+            ("e-in", "grid", "trafo", "meter"),
+            ("e-out", "trafo", "hall", "meter"),
+            ("e-lamp", "trafo", "lamp", "meter"),
+        ],
+    )
+    nodes = tuple(replace(n, efficiency=0.98, no_load_kw=4.0) if n.id == "trafo" else n for n in plant.nodes)
+    speak = {"e-in": (9.5 + 0.5 + 4 / 60) / 0.98, "e-out": 9.5, "e-lamp": 0.5}
+    measured = {name: seen(one) for name, one in speak.items() if name != silent}
+
+    closed = Network(replace(plant, nodes=nodes)).close(measured)
+    blind = Network(plant).close(measured)
+
+    row = plant.edges.index(plant.edge_by_id[silent])
+    np.testing.assert_allclose(closed.energy.energy_kwh[row], kwh, rtol=1e-12)
+    assert closed.energy.mark[row].tolist() == [Mark.SUBSTITUTED]
+    assert np.isnan(blind.energy.energy_kwh[row]).all()  # what it loses nobody said
+
+
+def test_a_remainder_of_a_converter_leaves_its_declared_losses(make_plant) -> None:
+    plant = make_plant(
+        {"grid": "source", "trafo": "converter", "hall": "load"},
+        [("e-in", "grid", "trafo", "meter"), ("e-out", "trafo", "hall", "remainder")],
+    )
+    nodes = tuple(replace(n, efficiency=0.98, no_load_kw=4.0) if n.id == "trafo" else n for n in plant.nodes)
+
+    energy = Network(replace(plant, nodes=nodes)).close({"e-in": seen(10.0)}).energy
+
+    np.testing.assert_allclose(energy.energy_kwh[1], 9.8 - 4 / 60)
