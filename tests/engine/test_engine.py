@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from core.carbon.factors import FactorLibrary
 from core.clock import parse_rfc3339
 from core.engine import Engine
-from core.plant.model import Plant
+from core.plant.model import NodeKind, Plant
 from core.results import HOUR_NS, Flow, WindowResult
 from core.samples import NS_PER_S, PointTable, SampleBatch, sample_batch
 from core.seal import hour_digests
@@ -20,6 +23,8 @@ START = parse_rfc3339("2026-03-02T00:00:00Z")
 KNOWN = parse_rfc3339("2026-11-22T00:00:00Z")
 LOCATION_2 = Flow(2, "location", "zero-carbon-factory")
 DIRECT = Flow(1, "location", "zero-carbon-factory")
+LIBRARY = FactorLibrary.shipped()
+POINTS = ("grid_energy", "roof_energy", "gas_volume", "bat_charged", "bat_discharged", "press_energy")
 
 
 def steady(hours: int, every_s: int = 30, **kw: float) -> SampleBatch:
@@ -63,28 +68,37 @@ def test_an_hour_of_grid_roof_and_gas_by_hand(small_plant: Plant) -> None:
     assert hour.conservation_error < 1e-9
 
 
-def test_a_window_gives_the_same_bits_however_it_is_cut(small_plant: Plant) -> None:
-    engine = Engine(small_plant, FactorLibrary.shipped())
-    rng = np.random.default_rng(3)
-    whole = steady(
-        3,
-        20,
-        grid_energy=80.0,
-        roof_energy=35.0,
-        gas_volume=9.0,
-        bat_charged=12.0,
-        bat_discharged=9.0,
-        press_energy=66.0,
-    )
-    readings = whole.take(np.sort(rng.choice(len(whole), len(whole) * 2 // 3, replace=False)))
+def troubled(seed: int) -> SampleBatch:
+    """Three hours with readings missing, silences, glitches, a reset, and a battery that may give what it never got."""
+    rng = np.random.default_rng(seed)
+    rates = rng.uniform(0, 80, 6)
+    whole = steady(3, 20, **dict(zip(POINTS, rates.tolist(), strict=True)))
+    second = (whole.time_ns - START) / NS_PER_S
+    kept = rng.random(len(whole)) > 0.3
+    for point in range(6):
+        if rng.random() < 0.5:
+            silent_s = np.sort(rng.uniform(-2000, 14_000, 2))
+            kept &= (whole.point != point) | (second < silent_s[0]) | (second > silent_s[1])
+    value = np.where(rng.random(len(whole)) < 0.01, 0.0, whole.value)
+    value = np.where((whole.point == rng.integers(6)) & (second > 5000), value - 500.0, value)
+    return replace(whole, value=np.round(value, int(rng.integers(0, 4)))).take(kept)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 179), max_size=4, unique=True))
+def test_a_window_gives_the_same_bits_however_its_readings_came_and_it_is_cut(
+    small_plant: Plant, seed: int, cuts: list[int]
+) -> None:
+    engine = Engine(small_plant, LIBRARY)
+    readings = troubled(seed)
+    arrived = readings.take(np.random.default_rng(seed).permutation(len(readings)))
 
     at_once = engine.compute(readings, START, START + 3 * HOUR_NS, None, KNOWN)
     stocks = None
-    cuts = [0, 7, 60, 61, 100, 180]
     parts = []
-    for first, last in pairwise(cuts):
+    for first, last in pairwise([0, *sorted(cuts), 180]):
         part = engine.compute(
-            readings, START + first * engine.base_ns, START + last * engine.base_ns, stocks, KNOWN
+            arrived, START + first * engine.base_ns, START + last * engine.base_ns, stocks, KNOWN
         )
         stocks = Stocks(
             part.storages, part.flows, part.interval_stock_kwh[:, -1], part.interval_stock_kg[:, :, -1]
@@ -94,7 +108,25 @@ def test_a_window_gives_the_same_bits_however_it_is_cut(small_plant: Plant) -> N
     for name in ("emissions_kg", "through_kg", "through_kwh", "residual_kwh", "coverage", "in_kwh"):
         joined = np.concatenate([getattr(part, name) for part in parts], axis=-1)
         np.testing.assert_array_equal(joined, getattr(at_once, name), err_msg=name)
+    for name in ("energy_kwh", "covered", "estimated_kwh", "mark"):
+        joined = np.concatenate([getattr(part.energy, name) for part in parts], axis=-1)
+        np.testing.assert_array_equal(joined, getattr(at_once.energy, name), err_msg=name)
     np.testing.assert_array_equal(parts[-1].interval_stock_kg[..., -1], at_once.stock_kg[..., -1])
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 2**32 - 1))
+def test_the_inventory_is_what_loads_nodes_and_stores_took_whatever_the_readings_are(
+    small_plant: Plant, seed: int
+) -> None:
+    result = Engine(small_plant, LIBRARY).compute(troubled(seed), START, START + 3 * HOUR_NS, None, KNOWN)
+
+    sources = [i for i, node in enumerate(small_plant.nodes) if node.kind is NodeKind.SOURCE]
+    took = np.delete(result.emissions_kg[:-1], sources, axis=0).sum(axis=0)
+    known = np.isfinite(took)
+    np.testing.assert_allclose(took[known], result.emissions_kg[-1][known], rtol=1e-9, atol=1e-9)
+    assert result.conservation_error < 1e-9
+    assert not (result.energy.energy_kwh < 0).any()
 
 
 def test_the_site_is_what_loads_and_stores_took(small_plant: Plant) -> None:
