@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
+import shutil
 import time
 import zlib
 from dataclasses import dataclass
@@ -65,6 +67,7 @@ class Spool:
     Args:
         folder: Made if missing.
         max_bytes: Above this the oldest segment is dropped, delivered or not.
+        keep_free_bytes: What is left to others on the disk: an append that finds less is refused as on a full one.
         segment_bytes: A segment is closed once it is this long.
         sync_interval_s: Least time between two syncs; appends of that time share one (at most 0.2). Under a flood
             the next sync begins as soon as the last is done.
@@ -78,6 +81,7 @@ class Spool:
         folder: Path,
         *,
         max_bytes: int = MAX_BYTES,
+        keep_free_bytes: int = 0,
         segment_bytes: int = SEGMENT_BYTES,
         sync_interval_s: float = 0.05,
     ) -> None:
@@ -85,6 +89,7 @@ class Spool:
             raise ValueError(f"sync_interval_s lies between 0 and 0.2, got {sync_interval_s}")
         self.folder = folder
         self.max_bytes = max_bytes
+        self.keep_free_bytes = keep_free_bytes
         self.segment_bytes = segment_bytes
         self.sync_interval_s = sync_interval_s
         self.dropped_rows = 0  # by the size limit, since the start
@@ -239,6 +244,8 @@ class Spool:
 
     async def _write(self, batches: list[SampleBatch]) -> None:
         """The whole group or nothing."""
+        if self.keep_free_bytes and shutil.disk_usage(self.folder).free < self.keep_free_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
         writer = self._writer
         if writer is not None and (writer.broken or writer.size >= self.segment_bytes):
             writer.close()

@@ -13,6 +13,7 @@ from core.store.seam import WriteReport
 ROWS_WRITTEN = Counter("ecmc_rows_written", "Samples by what became of them", ["outcome"])
 SPOOL_BATCHES = Gauge("ecmc_spool_batches", "Batches on disk that the database has not confirmed")
 SPOOL_BYTES = Gauge("ecmc_spool_bytes", "Size of the spool on disk")
+DISK_FREE_BYTES = Gauge("ecmc_disk_free_bytes", "What the data folder's disk still takes")
 
 DIRTY_RANGES = Gauge("ecmc_dirty_ranges", "Ranges of changed samples whose results are still to be computed")
 ENGINE_LAG_S = Gauge("ecmc_engine_lag_seconds", "Age of the oldest change not yet computed")

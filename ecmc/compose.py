@@ -41,23 +41,26 @@ from core.inbox import Inbox
 from core.inventory import Inventories
 from core.ledger import LedgerDay, counter_ledger
 from core.live import Live
-from core.metrics import count_written
+from core.metrics import DISK_FREE_BYTES, count_written
 from core.period import Periods
 from core.pipeline import Pipeline
 from core.plant.model import Plant
+from core.plant.watched import DISK
+from core.quality import GOOD
 from core.reconciliation import ReconciledEdge, reconciliation
 from core.registers.meter_event import points_of
 from core.registers.monte_carlo import MonteCarloRuns
 from core.registers.shelf import Registers
-from core.samples import SampleBatch
+from core.samples import SampleBatch, batch_of_rows
 from core.sealing import Sealing
 from core.shares import Shares
 from core.store.claim import EngineClaim
 from core.store.embedded import EmbeddedServer
 from core.store.factor_use import factors_used
 from core.store.postgres import PostgresStore
+from core.store.room import Level, Room
 from core.store.seam import WriteReport
-from core.store.upkeep import Retention, keep_store
+from core.store.upkeep import keep_store
 from core.watch import Watch
 from ecmc.folder import archive_in, data_folder
 from ecmc.opened import plant_engine
@@ -67,6 +70,7 @@ log = logging.getLogger(__name__)
 
 LIVE_EVERY_S = 1.0
 WATCH_EVERY_S = 2.0
+SPACE_EVERY_S = 5.0
 
 
 async def run_plant(
@@ -103,13 +107,17 @@ async def run_plant(
                 return
             stack.push_async_callback(store.close)
             store.archive = archive_in(folder)
+            room = Room(folder)
+            store.room = room if server is not None else None
             if parquet:
                 store.archive.begin()
             if begin is not None:
                 await begin(store, engine)
-            spool = await stack.enter_async_context(Spool(folder / "spool"))
+            spool = await stack.enter_async_context(
+                Spool(folder / "spool", keep_free_bytes=room.short_bytes // 2)
+            )
             registers, engine = await plant_engine(plant, store)
-            site = Site(plant, engine, registers, store, spool, server, folder)
+            site = Site(plant, engine, registers, store, spool, server, folder, room)
             await site.run(listening, auth, stop, ready)
 
 
@@ -153,7 +161,9 @@ class Site:
         spool: Spool,
         server: EmbeddedServer | None,
         folder: Path,
+        room: Room,
     ) -> None:
+        self._room = room
         self._store = store
         self._spool = spool
         self._server = server
@@ -231,7 +241,8 @@ class Site:
             "plant": PlantWatch(self._plant, self._health, self._adopt).run(),
             "figures": self._figures.run(),
             "seal": self._sealing.run(self._claim.held),
-            "upkeep": keep_store(self._store, self._clock, Retention()),
+            "upkeep": keep_store(self._store, self._clock, lambda: self._plant.retention, self._health),
+            "space": self._watch_space(),
             "http": serve(create_app(services), listening),
         }
         tasks = [asyncio.create_task(work, name=name) for name, work in parts.items()]
@@ -320,6 +331,16 @@ class Site:
                 self._newest_live = self._live.update(self._clock.now_ns(), self._pipeline.stocks_now())
                 self._figures.heard(self._newest_live)
                 self._bus.publish(LIVE, self._newest_live)
+
+    async def _watch_space(self) -> None:
+        """Say early that the disk will be full: in the health, as an alarm and as a metric."""
+        while True:
+            level = self._room.look()
+            DISK_FREE_BYTES.set(self._room.free_bytes)
+            status = Status.OK if level is Level.PLENTY else Status.DEGRADED
+            self._health.report("space", status, self._room.words())
+            self._alarms.observe(batch_of_rows([(DISK, self._clock.now_ns(), float(level), GOOD)]))
+            await asyncio.sleep(SPACE_EVERY_S)
 
     async def _watch(self) -> None:
         """Keep an eye on the database; our own server is started again when it died."""

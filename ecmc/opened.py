@@ -15,6 +15,7 @@ from core.registers.shelf import Registers
 from core.settings import default_data_folder
 from core.store.embedded import EmbeddedServer, running_dsn
 from core.store.postgres import PostgresStore
+from core.store.room import Room
 from ecmc.folder import archive_in, data_folder
 
 
@@ -23,7 +24,9 @@ async def opened_store(plant: Plant, data: Path | None, dsn: str | None) -> Asyn
     """A migrated store for one command: on the server given, the one that runs on the data folder, or our own."""
     async with plant_database(plant, data, dsn) as found:
         store = await PostgresStore.open(found, plant)
-        store.archive = archive_in(data or default_data_folder(plant.id))
+        folder = data or default_data_folder(plant.id)
+        store.archive = archive_in(folder)
+        store.room = Room(folder) if dsn is None else None
         try:
             yield store
         finally:

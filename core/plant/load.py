@@ -40,11 +40,13 @@ from core.plant.model import (
     Point,
     PointMeter,
     Protocol,
+    Retention,
     Statement,
 )
 from core.plant.network import Measured, checked_id, read_edges, read_nodes, region_codes
 from core.plant.pointlist import POINT_ID, point_list_file, read_point_list, topic_faults
 from core.plant.profile import MODBUS, Profile, ProfileShelf, device_point, filled_path, filled_topic
+from core.plant.retention import read_retention
 from core.plant.statement import read_products, read_statement
 from core.plant.watched import watch_rules
 
@@ -114,6 +116,8 @@ class _Reading:
         gap_spread = entry.text("gap_spread", "flat", choices=[spread.value for spread in GapSpread])
         valid_from_ns = _valid_from_ns(entry, ZoneInfo(zone or "UTC"), base_interval_s)
         seal_after_days = entry.integer("seal_after_days", SEAL_AFTER_DAYS, least=1, most=3650)
+        kept = entry.child("retention")
+        retention = read_retention(kept) if kept else Retention()
         self._areas(entry)
         self._connections(entry)
         self._devices(entry)
@@ -157,6 +161,7 @@ class _Reading:
             documents=_packed(self.folder, files),
             valid_from_ns=valid_from_ns,
             seal_after_days=seal_after_days,
+            retention=retention,
         )
 
     def _factors(self) -> FactorLibrary:

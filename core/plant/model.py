@@ -424,6 +424,24 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
+class Retention:
+    """How long raw samples stay; results stay for ever.
+
+    Attributes:
+        feeding_days: What meters an edge, which results are proven with, and what people brought in.
+        other_days: All other points.
+        disk_gb: What samples may take (10^9 bytes); above it other points' oldest weeks go sooner. None: half of the
+            disk where the database is ours, else no limit.
+        compress_after_days: Where the database can; late data is rare by then.
+    """
+
+    feeding_days: int = 3660
+    other_days: int = 30
+    disk_gb: float | None = None
+    compress_after_days: int = 14
+
+
+@dataclass(frozen=True, slots=True)
 class Plant:
     """A whole checked plant folder. Tuples keep the folder's order; the maps are for look-up.
 
@@ -455,6 +473,7 @@ class Plant:
     documents: bytes = field(default=b"", repr=False)
     valid_from_ns: int | None = None
     seal_after_days: int = SEAL_AFTER_DAYS
+    retention: Retention = field(default_factory=Retention)
     point_table: PointTable = field(init=False)
     point_by_id: Mapping[str, Point] = field(init=False)
     device_by_id: Mapping[str, Device] = field(init=False)

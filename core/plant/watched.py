@@ -20,6 +20,7 @@ from core.plant.model import (
 )
 
 CONSERVED: Final = 1e-9  # relative; the promise of every interval
+DISK: Final = "disk"  # its readings are levels of core.store.room
 POWER_SHARE: Final = 0.05  # how far a day of power may be off its register
 
 
@@ -29,7 +30,7 @@ def watch_rules(nodes: Sequence[Node], edges: Sequence[Edge]) -> list[AlertRule]
     def rule(id_: str, high: float, severity: int, zh: str, en: str) -> AlertRule:
         return AlertRule(id_, AlertKind.LIMIT, id_, high=high, severity=severity, name=Label(zh, en))
 
-    rules = []
+    rules = [rule(DISK, 0.5, 800, "磁盘空间将不足", "The disk is filling up")]
     if edges:
         rules.append(rule("conservation", CONSERVED, 900, "碳不守恒", "Carbon is not conserved"))
     for node in nodes:

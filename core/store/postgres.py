@@ -24,12 +24,13 @@ from core.results import Flow, Mark, WindowResult
 from core.samples import NS_PER_S, Floats, Indices, PointTable, SampleBatch, empty_batch
 from core.seal import Seal
 from core.store import bucket as buckets
-from core.store import late, model, reader, result, seals, writer
+from core.store import late, model, reader, result, seals, series, writer
 from core.store.archive import Archive
 from core.store.bucket import EMISSION, ENERGY, NODE, Family, Sums
 from core.store.gauge import refresh_gauges
 from core.store.refusal import refusals
 from core.store.registry import Registry
+from core.store.room import Room
 from core.store.seam import (
     Bucket,
     Computed,
@@ -46,7 +47,7 @@ from core.store.seam import (
     Validity,
     WriteReport,
 )
-from core.store.series import Tier, compress, retain, tier_of
+from core.store.series import Tier, Week, tier_of
 from core.store.window import read_window, revision_at
 from migrations import migrate
 
@@ -75,6 +76,7 @@ class PostgresStore:
         self._zone = ZoneInfo("UTC")
         self._base_interval_s = 60
         self.archive: Archive | None = None  # closed months in files, where the plant keeps any
+        self.room: Room | None = None  # of the database's disk, where that is ours to watch
 
     @classmethod
     async def open(cls, dsn: str, plant: Plant, at_ns: int | None = None) -> Self:
@@ -117,6 +119,8 @@ class PostgresStore:
 
     # samples ---------------------------------------------------------------
     async def write(self, batch: SampleBatch, correction: Correction | None = None) -> WriteReport:
+        if self.room is not None:
+            self.room.admit()
         async with self._connection() as connection:
             ids = await self._registry.ids_of_table(connection, batch.points)
             point = ids[batch.point]
@@ -487,18 +491,33 @@ class PostgresStore:
     async def compress(self, older_than_ns: int) -> int:
         """Compress raw samples older than that, where the server can; returns the chunks newly compressed."""
         async with self._connection() as connection:
-            return await compress(connection, self.tier, older_than_ns)
+            return await series.compress(connection, self.tier, older_than_ns)
 
     async def refresh_gauges(self) -> int:
         """Roll up the gauges that changed since the last time; returns the ranges done."""
         async with self._connection() as connection:
             return await refresh_gauges(connection)
 
-    async def retain(self, others_older_than_ns: int, all_older_than_ns: int) -> int:
-        """Drop raw samples of points that feed no edge, and of all older than the second time; returns rows deleted."""
+    async def retain(self, older_than_ns: int) -> int:
+        """Drop the weeks of raw samples that are older whole; returns how many."""
         async with self._connection() as connection:
             self._writer.space.forget()
-            return await retain(connection, self.tier, others_older_than_ns, all_older_than_ns)
+            return await series.retain(connection, self.tier, older_than_ns)
+
+    async def weeks(self, older_than_ns: int) -> list[Week]:
+        """The weeks of raw samples that are older whole, oldest first."""
+        async with self._connection() as connection:
+            return [w for w in await series.weeks_of(connection, self.tier) if w.end_ns <= older_than_ns]
+
+    async def thin(self, week: Week) -> int:
+        """Drop a week's samples of points that feed no edge; returns the rows dropped."""
+        async with self._connection() as connection:
+            return await series.thin(connection, self.tier, week)
+
+    async def raw_bytes(self) -> int:
+        """What raw samples take on the database's disk."""
+        async with self._connection() as connection:
+            return await series.raw_bytes(connection, self.tier)
 
     # -----------------------------------------------------------------------
     async def _ids(self, connection: Connection, kind: str, names: Sequence[str]) -> npt.NDArray[np.int32]:

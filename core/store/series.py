@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 import numpy as np
 import numpy.typing as npt
 
-from core.clock import datetime_of
+from core.clock import datetime_of, time_ns_of
 from core.samples import NS_PER_S
 
 if TYPE_CHECKING:  # only a migration needs it, and every start would wait for it
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # only a migration needs it, and every start would wait for i
 WEEK_NS = 7 * 86_400 * NS_PER_S
 _MONDAY_NS = 4 * 86_400 * NS_PER_S  # 1970-01-05
 _SPACE_LOCK = 0x65636D64
+_LONG_S = 3600.0  # a whole week of samples is gone through
 
 _SAMPLE = """
 CREATE TABLE ecmc.sample (
@@ -155,48 +157,94 @@ class Space:
         self._weeks.clear()
 
 
-async def compress(connection: asyncpg.Connection[Any], tier: Tier, older_than_ns: int) -> int:
-    """Compress what is older; returns the number of chunks newly compressed. Nothing to do without a columnstore."""
-    if not tier.has_columnstore:
-        return 0
-    chunks = await connection.fetch(
-        "SELECT compress_chunk(format('%I.%I', chunk_schema, chunk_name)::regclass)"
-        " FROM timescaledb_information.chunks"
-        " WHERE hypertable_schema = 'ecmc' AND hypertable_name = 'sample' AND NOT is_compressed AND range_end <= $1",
-        datetime_of(older_than_ns),
-    )
-    return len(chunks)
+@dataclass(frozen=True, slots=True)
+class Week:
+    """One partition or chunk of `sample`."""
+
+    name: str  # with its schema, quoted
+    end_ns: int
+    must_compress: bool  # it could be, and is not or not whole
 
 
-async def retain(
-    connection: asyncpg.Connection[Any], tier: Tier, others_older_than_ns: int, all_older_than_ns: int
-) -> int:
-    """Drop raw samples: of points that feed no edge by days, of all by years. Results are never touched.
-
-    Returns:
-        Rows deleted, not counting those of whole weeks dropped.
-    """
-    horizon = datetime_of(all_older_than_ns)
-    if tier.has_timescale:
-        await connection.execute("SELECT drop_chunks('ecmc.sample', older_than => $1::timestamptz)", horizon)
+async def weeks_of(connection: asyncpg.Connection[Any], tier: Tier) -> list[Week]:
+    """All of `sample`, oldest first."""
+    if tier.has_columnstore:
+        query = _CHUNKS.format(
+            must_compress="NOT is_compressed OR _timescaledb_functions.chunk_status(c) & 8 <> 0"
+        )
+    elif tier.has_timescale:
+        query = _CHUNKS.format(must_compress="false")
     else:
-        for name in await _weeks_before(connection, all_older_than_ns):
-            await connection.execute(f"DROP TABLE ecmc.{name}")
+        rows = await connection.fetch(
+            "SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid"
+            " WHERE i.inhparent = 'ecmc.sample'::regclass ORDER BY c.relname"
+        )
+        starts = [datetime.strptime(row["relname"], "sample_%Y%m%d").replace(tzinfo=UTC) for row in rows]
+        return [
+            Week(f"ecmc.{row['relname']}", time_ns_of(start) + WEEK_NS, False)
+            for row, start in zip(rows, starts, strict=True)
+        ]
+    rows = await connection.fetch(query)
+    return [Week(row["name"], time_ns_of(row["range_end"]), row["must_compress"]) for row in rows]
+
+
+_CHUNKS = """
+SELECT c::text AS name, range_end, {must_compress} AS must_compress
+FROM timescaledb_information.chunks, format('%I.%I', chunk_schema, chunk_name) AS of, to_regclass(of) AS c
+WHERE hypertable_schema = 'ecmc' AND hypertable_name = 'sample'
+ORDER BY range_end
+"""
+
+
+async def raw_bytes(connection: asyncpg.Connection[Any], tier: Tier) -> int:
+    """What `sample` takes on the disk, indexes and all."""
+    if tier.has_timescale:
+        return int(await connection.fetchval("SELECT hypertable_size('ecmc.sample')"))
+    return int(
+        await connection.fetchval(
+            "SELECT coalesce(sum(pg_total_relation_size(inhrelid)), 0) FROM pg_inherits"
+            " WHERE inhparent = 'ecmc.sample'::regclass"
+        )
+    )
+
+
+async def compress(connection: asyncpg.Connection[Any], tier: Tier, older_than_ns: int) -> int:
+    """Compress what is older, and what came late for what was; returns the number of chunks it was done to.
+
+    Nothing to do without a columnstore.
+    """
+    due = [
+        week
+        for week in await weeks_of(connection, tier)
+        if week.must_compress and week.end_ns <= older_than_ns
+    ]
+    for week in due:
+        await connection.execute(f"SELECT compress_chunk('{week.name}')", timeout=_LONG_S)
+    return len(due)
+
+
+async def retain(connection: asyncpg.Connection[Any], tier: Tier, older_than_ns: int) -> int:
+    """Drop the weeks that are older whole, of every point; returns how many. Results are never touched."""
+    due = [week for week in await weeks_of(connection, tier) if week.end_ns <= older_than_ns]
+    if due and tier.has_timescale:
+        horizon = datetime_of(due[-1].end_ns)
+        await connection.execute("SELECT drop_chunks('ecmc.sample', older_than => $1::timestamptz)", horizon)
+    elif due:
+        for week in due:
+            await connection.execute(f"DROP TABLE {week.name}")
+    return len(due)
+
+
+async def thin(connection: asyncpg.Connection[Any], tier: Tier, week: Week) -> int:
+    """Drop what a week has of points that feed no edge, and give its disk back; returns the rows dropped."""
     async with connection.transaction():
         if tier.has_columnstore:
             await connection.execute("SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
         done = await connection.execute(
-            "DELETE FROM ecmc.sample WHERE time < $1"
-            " AND point_id = ANY(ARRAY(SELECT id FROM ecmc.point WHERE NOT feeds))",
-            datetime_of(others_older_than_ns),
+            f"DELETE FROM {week.name} WHERE point_id = ANY(ARRAY(SELECT id FROM ecmc.point WHERE NOT feeds))",
+            timeout=_LONG_S,
         )
-    return int(done.split()[-1])
-
-
-async def _weeks_before(connection: asyncpg.Connection[Any], time_ns: int) -> list[str]:
-    rows = await connection.fetch(
-        "SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid"
-        " WHERE i.inhparent = 'ecmc.sample'::regclass AND c.relname < $1",
-        f"sample_{datetime_of(week_start_ns(week_of(time_ns))):%Y%m%d}",
-    )
-    return [row["relname"] for row in rows]
+    rows = int(done.split()[-1])
+    if rows:  # nothing new comes for an old week that would take the room in it
+        await connection.execute(f"VACUUM FULL {week.name}", timeout=_LONG_S)
+    return rows

@@ -7,52 +7,85 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from core.clock import Clock
 from core.errors import StoreUnavailable
+from core.health import Health, Status
+from core.plant.model import Retention
 from core.samples import NS_PER_S
 from core.store.postgres import PostgresStore
 
 log = logging.getLogger(__name__)
 
+PART = "retention"
 _DAY_NS = 86_400 * NS_PER_S
 _REFRESH_EVERY_S = 60.0
 _RETAIN_EVERY = 60  # refreshes
+_STAYS_DAYS = 7  # of every point, however little disk there is
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """How long raw samples stay. Results stay for ever."""
-
-    feeding_days: int = 3660  # what meters an edge, which results are proven with, and what people brought in
-    other_days: int = 30
-    compress_after_days: int = 14  # late data is rare by then
-
-
-async def keep_store(store: PostgresStore, clock: Clock, retention: Retention) -> None:
+async def keep_store(
+    store: PostgresStore, clock: Clock, retention: Callable[[], Retention], health: Health
+) -> None:
     """Do it until cancelled; a database that is away is tried again the next time."""
     rounds = 0
     while True:
         await asyncio.sleep(_REFRESH_EVERY_S)
         try:
             await store.refresh_gauges()
-            if rounds % _RETAIN_EVERY == 0:
-                await tidy(store, clock.now_ns(), retention)
+            is_scarce = store.room is not None and store.room.is_scarce
+            if rounds % _RETAIN_EVERY == 0 or is_scarce:
+                over = await tidy(store, clock.now_ns(), retention())
+                health.report(PART, Status.DEGRADED if over else Status.OK, over)
             rounds += 1
         except StoreUnavailable as why:
             log.warning("store upkeep put off: %s", why)
 
 
-async def tidy(store: PostgresStore, now_ns: int, retention: Retention) -> None:
-    """Drop and compress what is old enough; where closed months are kept in files, only what is in them."""
+async def tidy(store: PostgresStore, now_ns: int, retention: Retention) -> str:
+    """Drop and compress what is old enough; where closed months are kept in files, only what is in them.
+
+    Returns:
+        What cannot be helped: samples over their share of the disk though nothing more may go; else "".
+    """
     until_ns = now_ns
     if store.archive is not None and store.archive.is_kept():
         until_ns = await store.archive.keep_up(store.pool)
-    dropped = await store.retain(
-        min(until_ns, now_ns - retention.other_days * _DAY_NS),
-        min(until_ns, now_ns - retention.feeding_days * _DAY_NS),
-    )
+    weeks = await store.retain(min(until_ns, now_ns - retention.feeding_days * _DAY_NS))
+    rows = 0
+    for week in await store.weeks(min(until_ns, now_ns - retention.other_days * _DAY_NS)):
+        rows += await store.thin(week)
+    over = await _over(store, retention)
+    for week in await store.weeks(min(until_ns, now_ns - _STAYS_DAYS * _DAY_NS)):
+        if not over:
+            break
+        if gone := await store.thin(week):
+            rows += gone
+            over = await _over(store, retention)
     chunks = await store.compress(now_ns - retention.compress_after_days * _DAY_NS)
-    if dropped or chunks:
-        log.info("store tidied", extra={"rows_dropped": dropped, "chunks_compressed": chunks})
+    if weeks or rows or chunks:
+        log.info(
+            "store tidied",
+            extra={"weeks_dropped": weeks, "rows_dropped": rows, "chunks_compressed": chunks},
+        )
+    return over
+
+
+async def _over(store: PostgresStore, retention: Retention) -> str:
+    """Why samples have to make room, where they have to."""
+    room = store.room
+    allowed_gb = retention.disk_gb
+    if allowed_gb is None and room is not None:
+        allowed_gb = room.total_bytes / 2 / 1e9
+    used_gb = await store.raw_bytes() / 1e9
+    if allowed_gb is not None and used_gb > allowed_gb:
+        return (
+            f"samples take {used_gb:.2f} GB, {allowed_gb:.2f} are allowed (retention.disk_gb); what is left meters edges,"
+            f" came by import, or is of the last {_STAYS_DAYS} days"
+        )
+    if room is not None:
+        room.look()
+        if room.is_scarce:
+            return room.words()
+    return ""

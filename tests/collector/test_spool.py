@@ -243,6 +243,16 @@ async def test_a_failed_write_leaves_no_trace_and_the_next_one_works(
         assert await everything(spool) == [0.0, 1.0, 2.0, 3.0, 4.0, 2.0]
 
 
+async def test_what_others_need_of_the_disk_is_left_to_them(tmp_path: Path) -> None:
+    async with Spool(tmp_path, keep_free_bytes=1 << 60) as spool:
+        with pytest.raises(OSError, match="No space left"):
+            await spool.append(numbered(0, 3))
+        spool.keep_free_bytes = 1
+        await spool.append(numbered(0, 3))
+
+        assert spool.depth_rows == 3
+
+
 FULL_DISK = """
 import asyncio, errno, sys
 from pathlib import Path

@@ -10,9 +10,10 @@ import pytest
 
 from core.clock import parse_rfc3339
 from core.errors import BadRequest
+from core.plant.model import Retention
 from core.samples import NS_PER_S, PointTable, sample_batch
 from core.store.postgres import PostgresStore
-from core.store.upkeep import Retention, tidy
+from core.store.upkeep import tidy
 from ecmc.command import recompute_window, settle
 from ecmc.folder import archive_in, read_plant
 

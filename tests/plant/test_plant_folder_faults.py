@@ -34,6 +34,14 @@ FAULTS = [
     (YAML, "[zero-carbon-factory,", "[zero-carbon-factori,", "zero-carbon-factori", "unknown method set"),
     (YAML, "parent: hall-1", "parent: hall-9", "hall-9", "unknown area 'hall-9'"),
     (YAML, "{id: bay-2,", "{id: hall-1,", "hall-1, name: {zh: 二跨", "stands twice"),
+    (
+        YAML,
+        "region: CN-CQ",
+        "region: CN-CQ\nretention: {other_days: 90, feeding_days: 30}",
+        "90, feeding_days",
+        "more than feeding_days 30",
+    ),
+    (YAML, "region: CN-CQ", "region: CN-CQ\nretention: {disk_gb: 0}", "0}", "wanted more than 0"),
     # connections
     (YAML, "protocol: opcua", "protocol: opc-ua", "opc-ua", "did you mean 'opcua'?"),
     (YAML, "port: 15020", "port: 150200", "150200", "wanted 1 to 65535"),

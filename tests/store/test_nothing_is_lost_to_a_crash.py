@@ -180,9 +180,8 @@ class Rig:
         """Everything is called kept, stored and computed; a connection to look."""
         while self.ledger.waiting:
             assert await self.victim.bring(self.ledger.waiting[0]), self.victim.log.read_text()[-3000:]
-        dsn = self.victim.dsn or json.loads((self.data / "server.json").read_text())["dsn"]
-        connection = await asyncpg.connect(dsn)
         until = time.monotonic() + 60
+        connection = await self._connected(until)
         while time.monotonic() < until:
             if await connection.fetchval("SELECT count(*) FROM ecmc.sample") >= len(
                 self.ledger.rows
@@ -190,6 +189,17 @@ class Rig:
                 break
             await asyncio.sleep(0.05)
         return connection
+
+    async def _connected(self, until: float) -> asyncpg.Connection[Any]:
+        """The database may have been killed a moment ago."""
+        while True:
+            try:
+                dsn = self.victim.dsn or json.loads((self.data / "server.json").read_text())["dsn"]
+                return await asyncpg.connect(dsn)
+            except (OSError, KeyError, asyncpg.PostgresError):
+                if time.monotonic() > until:
+                    raise
+                await asyncio.sleep(0.1)
 
     async def compare(self) -> None:
         """Rows, newest values and totals are those of the ledger."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from core.clock import parse_rfc3339
-from core.plant.model import Point
+from core.plant.model import Point, Retention
 from core.quality import BAD
-from core.samples import NS_PER_S, PointTable, sample_batch
+from core.samples import NS_PER_S, PointTable, SampleBatch, sample_batch
 from core.store.postgres import PostgresStore
 from core.store.seam import Correction
-from core.store.upkeep import Retention, tidy
+from core.store.upkeep import tidy
 
 DAY_NS = 86_400 * NS_PER_S
 NOW_NS = parse_rfc3339("2026-10-29T00:00:00Z")  # a Thursday
@@ -25,6 +25,8 @@ async def test_points_that_meter_an_edge_outlive_the_others(store: PostgresStore
     days_ns = NOW_NS - np.arange(1, 1001, 100) * DAY_NS
     for point in ("p0", "p5"):  # p0 feeds an edge
         await store.write(sample_batch(PointTable((point,)), [0] * 10, days_ns, np.arange(10.0)))
+
+    await store.compress(NOW_NS)
 
     await tidy(store, NOW_NS, Retention(feeding_days=450, other_days=150))
 
@@ -52,6 +54,52 @@ async def test_compressed_history_still_takes_repeats_late_samples_and_correctio
     assert (compressed > 0) == (store.tier.name == "community")
     assert (again.repeated, late.accepted, corrected.corrected) == (4000, 1, 1)
     assert (await store.samples("p0", START_NS, NOW_NS, limit=2)).value.tolist() == [9.0, 1.0]
+
+
+def two_points(weeks: int, rows_a_week: int = 1500) -> SampleBatch:
+    """p0, which feeds an edge, and p5, which does not, over whole weeks up to NOW_NS."""
+    step_ns = 7 * DAY_NS // rows_a_week // 1000 * 1000
+    time_ns = NOW_NS - np.arange(1, weeks * rows_a_week + 1) * step_ns
+    value = np.random.default_rng(1).normal(100, 20, 2 * time_ns.size)
+    return sample_batch(PointTable(("p0", "p5")), np.repeat([0, 1], time_ns.size), np.tile(time_ns, 2), value)
+
+
+async def test_what_is_dropped_gives_its_disk_back(store: PostgresStore) -> None:
+    await store.write(two_points(weeks=6))
+    before = await store.raw_bytes()
+
+    over = await tidy(store, NOW_NS, Retention(other_days=7, compress_after_days=400))
+
+    assert over == ""
+    assert await store.raw_bytes() < 0.75 * before
+    assert (await count(store, "p0"), await count(store, "p5") < 3500) == (9000, True)
+
+
+async def test_over_its_disk_other_points_go_first_and_registers_stay(store: PostgresStore) -> None:
+    await store.write(two_points(weeks=6))
+    whole_gb = await store.raw_bytes() / 1e9
+
+    fits = await tidy(store, NOW_NS, Retention(other_days=400, disk_gb=0.8 * whole_gb))
+    some = await count(store, "p5")
+    over = await tidy(store, NOW_NS, Retention(other_days=400, disk_gb=0.1 * whole_gb))
+
+    assert fits == ""
+    assert "are allowed (retention.disk_gb); what is left meters edges" in over
+    assert 9000 > some > await count(store, "p5") >= 1500
+    assert await count(store, "p0") == 9000
+
+
+async def test_what_came_late_for_a_compressed_week_is_compressed_too(store: PostgresStore) -> None:
+    batch = two_points(weeks=3)
+    await store.write(batch.take(np.arange(0, len(batch), 2)))
+    await store.compress(NOW_NS)
+    await store.write(batch.take(np.arange(1, len(batch), 2)))
+
+    again, then = await store.compress(NOW_NS), await store.compress(NOW_NS)
+
+    assert (again > 0) == (store.tier.name == "community")
+    assert then == 0
+    assert await count(store, "p5") == len(batch) / 2
 
 
 async def gauges(store: PostgresStore) -> list[tuple[str, float, int, float, float, float]]:
