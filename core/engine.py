@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from core.carbon.factors import FactorColumn, FactorLibrary
-from core.carbon.method import MethodSet, combustion_kg_per_kwh, method_set, scope_of_source, source_factors
+from core.carbon.method import MethodSet, combustion_kg_per_kwh, method_of, scope_of_source, source_factors
 from core.carbon.trace import Tracer, TraceResult, distinct_attributes
 from core.energy.medium import WATER_KWH_PER_M3_K, interval_means, steam_kwh_per_kg, water_kwh_per_m3
 from core.energy.network import Network, NetworkEnergy
@@ -134,7 +134,7 @@ class Engine:
         self.edge_names = tuple(edge.id for edge in plant.edges)
         self.storages = tuple(node.id for node in plant.nodes if node.kind is NodeKind.STORAGE)
         self.nodes = (*(node.id for node in plant.nodes), SITE)
-        self.methods: tuple[MethodSet, ...] = tuple(method_set(name) for name in plant.method_sets)
+        self.methods: tuple[MethodSet, ...] = tuple(method_of(plant, name) for name in plant.method_sets)
         self.flows = tuple(
             Flow(scope, basis, method.id)
             for method in self.methods

@@ -24,7 +24,7 @@ from core.carbon.factor_row import FactorRow, published_ns
 from core.carbon.method import (
     MethodSet,
     combustion_kg_per_kwh,
-    method_set,
+    method_of,
     other_gases,
     scope_of_source,
     source_factors,
@@ -577,7 +577,7 @@ class _NodeOpening:
         self._opened = opened
         self._name = name
         self._node = model.plant.node_by_id.get(name)
-        self._method: MethodSet = method_set(opened.flow.method_set)
+        self._method: MethodSet = method_of(model.plant, opened.flow.method_set)
         self._factors: dict[str, FactorUsed] = {}
         self._columns: list[tuple[str, Floats, Floats]] = []  # item id, kWh and kg by interval
 

@@ -26,7 +26,7 @@ from core.carbon.method import (
     MethodSet,
     biogenic_kg_per_kwh,
     combustion_kg_per_kwh,
-    method_set,
+    method_of,
     other_gases,
     scope_of_source,
 )
@@ -296,7 +296,7 @@ class Inventories:
         Raises:
             BadRequest: No such method set.
         """
-        method = method_set(method_set_id)
+        method = method_of(self._plant, method_set_id)
         month_ns = bucket_edges(start_ns, end_ns, "1mo", self._plant.zone)[:-1]
         edges = [edge.id for edge in self._plant.edges]
         energy = _Energies(await self._store.energy(edges, start_ns, end_ns, "1mo"), month_ns)

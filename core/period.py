@@ -13,7 +13,7 @@ import numpy as np
 from core.carbon.factors import FactorLibrary
 from core.carbon.green_power import GreenPower, NonFossil, hourly_match, non_fossil
 from core.carbon.indicators import ELECTRICITY, PeriodSums, green_power_of, indicators
-from core.carbon.method import MethodSet, method_set
+from core.carbon.method import MethodSet, method_of
 from core.clock import datetime_of, rfc3339
 from core.output import counted_output
 from core.plant.model import Node, NodeKind, Origin, Plant
@@ -123,7 +123,9 @@ class Periods:
         Nothing where the regime counts no claims, or no residual factor is published for the region: with the
         average for the rest the same clean power would count twice.
         """
-        if sums.power is None or not counts_claims(method_set(sums.method_set), self._plant, self.library):
+        if sums.power is None or not counts_claims(
+            method_of(self._plant, sums.method_set), self._plant, self.library
+        ):
             return 0.0
         ledger = non_fossil(green_power_of(sums))
         residual = await self.residual_kg_per_kwh(start_ns, end_ns, sums.method_set)
@@ -173,6 +175,7 @@ class Periods:
                 column[edge.carrier] = column.get(edge.carrier, 0.0) + kwh.get(edge.id, math.nan)
         return PeriodSums(
             method_set=method_set,
+            nets_sold_energy=method_of(plant, method_set).nets_sold_energy,
             coverage=0.0 if math.isnan(coverage) else coverage,
             purchased_kwh=sums["purchased_kwh"],
             own_kwh=sums["own_kwh"],
@@ -190,7 +193,7 @@ class Periods:
         self, registers: Registers, sums: PeriodSums, start_ns: int, end_ns: int
     ) -> PeriodSums:
         """Activity data, production and green power on top of what was metered."""
-        method, zone = method_set(sums.method_set), self._plant.zone
+        method, zone = method_of(self._plant, sums.method_set), self._plant.zone
         emissions = dict(sums.emissions_kg)
         purchased, end_use = dict(sums.purchased_kwh), dict(sums.end_use_kwh)
         renewable_kwh = 0.0

@@ -25,7 +25,7 @@ from typing import Any, Final
 import numpy as np
 
 from core.carbon.factor_row import published_ns
-from core.carbon.method import method_set
+from core.carbon.method import method_of
 from core.clock import datetime_of, rfc3339, time_ns_of
 from core.engine import Engine
 from core.errors import BadRequest
@@ -156,7 +156,7 @@ async def restate(
         FaultyInput: A file cannot be written.
     """
     for name in method_sets or ():
-        method_set(name)
+        method_of(history.current.plant, name)
     if bucket not in BUCKETS:
         raise BadRequest(f"bucket {bucket!r}: one of {', '.join(BUCKETS)} wanted")
     await history.refresh()
@@ -573,7 +573,7 @@ def _write_summary(made: Restated, asked: Asked, engine: Engine) -> None:
         "end": rfc3339(asked.end_ns),
         "known_at": rfc3339(asked.known_at_ns),
         "bucket": asked.bucket,
-        "method_sets": {name: method_set(name).edition for name in names},
+        "method_sets": {name: method_of(engine.plant, name).edition for name in names},
         "site": [
             {
                 "scope": int(flow.scope),

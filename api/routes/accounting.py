@@ -20,9 +20,8 @@ from api.window import moment_ns, period_span
 from core.carbon.factor_row import FactorRow, published_ns
 from core.carbon.green_power import fossil_remainder_kg
 from core.carbon.indicators import trajectory
-from core.carbon.method import METHOD_SET_IDS
+from core.carbon.method import METHOD_SET_IDS, method_of
 from core.carbon.method import MethodSet as MethodSetRules
-from core.carbon.method import method_set as method_set_named
 from core.carbon.sector import sectors
 from core.carbon.uncertainty import combined_uncertainty, monte_carlo
 from core.clock import rfc3339
@@ -363,7 +362,9 @@ async def method_sets(plant: InPlant) -> Response:
     return Json(
         {
             "kept": list(plant.method_sets),
-            "method_sets": [_method(method_set_named(name)) for name in METHOD_SET_IDS],
+            "method_sets": [
+                _method(method_of(plant, name)) for name in (*METHOD_SET_IDS, *plant.own_method_sets)
+            ],
             "sectors": [asdict(sector) for sector in sectors()],
         }
     )
@@ -380,7 +381,7 @@ async def trajectory_to_final(
     """Yearly targets of the three national core indicators, in equal steps from the period's value to the final one."""
     span = period_span(plant, period)
     method = asked_method_set(plant, method_set)
-    tce_basis = method_set_named(method).tce_basis.value
+    tce_basis = method_of(plant, method).tce_basis.value
     made = []
     for row in await services.indicators(span.start_ns, span.end_ns, method):
         basis = str(row["basis"] or "")
@@ -465,6 +466,7 @@ def _method(method: MethodSetRules) -> dict[str, Any]:
         "market": [asdict(rule) for rule in method.market],
         "tce_basis": method.tce_basis.value,
         "nets_sold_energy": method.nets_sold_energy,
+        "other_gases": method.other_gases,
     }
 
 

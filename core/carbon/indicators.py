@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from core.carbon.factors import FactorLibrary
 from core.carbon.green_power import GreenPower, non_fossil
-from core.carbon.method import TCE_ELECTRICITY, TceBasis, method_set
+from core.carbon.method import TCE_ELECTRICITY, TceBasis
 from core.results import Basis, Scope
 
 ELECTRICITY = "electricity"
@@ -72,6 +72,7 @@ class PeriodSums:
         feedstock_kwh: Energy used as raw material, left out of the non-fossil share.
         power: Trade, certificates and the province's share, as far as people registered them; its metered kWh
             are replaced by those of the period.
+        nets_sold_energy: Whether the method set subtracts the carbon that left with sold energy.
         hourly_match: Share 0..1 from `hourly_match`, where it was computed.
         output: (amount, unit) of production, e.g. (1200.0, "t"); value_cny: industrial added value.
         days: Length of the period; None: a year.
@@ -90,6 +91,7 @@ class PeriodSums:
     renewable_fuel_kwh: float = 0.0
     feedstock_kwh: float = 0.0
     power: GreenPower | None = None
+    nets_sold_energy: bool = False
     hourly_match: float | None = None
     output: tuple[float, str] | None = None
     value_cny: float | None = None
@@ -195,10 +197,9 @@ def indicators(sums: PeriodSums, library: FactorLibrary) -> list[Indicator]:
     """Every indicator that follows from the sums, in a fixed order; what needs missing data is left out.
 
     Raises:
-        BadRequest: Unknown method set, or energies that cannot be (negative use).
+        BadRequest: Energies that cannot be (negative use).
     """
     made = _Made(sums, library)
-    method = method_set(sums.method_set)
     used = sums.used_kwh()
     total_kwh = sum(used.values())
     tce = {basis: energy_tce(used, basis, library) for basis in TceBasis}
@@ -218,7 +219,7 @@ def indicators(sums: PeriodSums, library: FactorLibrary) -> list[Indicator]:
             made.add("emissions_intensity", _ratio(total_kg[flow], total_kwh), "kgCO2e/kWh", flow)
 
     for flow, gross_kg in total_kg.items():
-        net_kg = gross_kg - sums.exported_kg.get(flow, 0.0) if method.nets_sold_energy else gross_kg
+        net_kg = gross_kg - sums.exported_kg.get(flow, 0.0) if sums.nets_sold_energy else gross_kg
         for basis in TceBasis:
             made.add(
                 "carbon_per_energy", carbon_per_energy(net_kg, tce[basis]), "tCO2/tce", f"{flow},{basis}"

@@ -1,8 +1,9 @@
 """Method sets: which rules turn the same readings into the figure one regime asks for.
 
-A method set is data: edition, GWP set, whether oxidation counts, which grid
-factor stands for location and market, what is in scope. All of them are
-*designed toward* their documents; none claims to conform. What surprises: the
+A method set is a row of a table: edition, GWP set, whether oxidation counts,
+which grid factor stands for location and market, what is in scope; a plant adds
+its own in `method_sets.csv` of its folder. All of them are *designed toward*
+their documents; one that claims to conform is refused. What surprises: the
 national ETS leaves electricity out, so its purchased energy carries zero and
 says so in the factor id, where every other gap is NaN.
 
@@ -12,16 +13,21 @@ The engine needs two calls: `source_factors` for what energy brings in, and
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 import numpy as np
 
 from core.carbon.factor_row import GJ_PER_KWH, FactorRow
+from core.carbon.factor_tables import TABLES
 from core.carbon.factors import FactorColumn, FactorLibrary, Fuel, constant_column, unknown_column
+from core.carbon.sheet import Record, Sheet
 from core.errors import BadRequest
-from core.plant.model import Label, Node, Origin
+from core.plant.model import Label, Node, Origin, Plant
 from core.results import Basis, Scope
 from core.samples import Times
 
@@ -47,12 +53,6 @@ class GridRule:
 
     kind: str
     level: str | None = None
-
-
-_AVERAGE = GridRule("average")
-_NATIONAL = GridRule("average", "national")
-# Published for the country alone; what is left of the grid once traded non-fossil power is taken out.
-_RESIDUAL = GridRule("excluding_traded_renewables", "national")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,102 +89,112 @@ class MethodSet:
             raise ValueError(f"method set {self.id}: a method set names its edition")
 
 
-_SCOPES_1_2 = frozenset({Scope.DIRECT, Scope.ENERGY_INDIRECT})
+METHOD_SETS_FILE = "method_sets.csv"  # of the shipped tables, and of a plant folder that has its own
+_COLUMNS = (
+    "id",
+    "name_zh",
+    "name_en",
+    "edition",
+    "gwp_set",
+    "oxidation",
+    "other_gases",
+    "scopes",
+    "location",
+    "market",
+    "tce_basis",
+    "nets_sold_energy",
+)
+_GWP_SETS = ("AR4", "AR5", "AR6")
+_KINDS = ("average", "excluding_traded_renewables", "fossil")
+_LEVELS = ("national", "regional", "provincial")
+_YES = {"yes": True, "no": False}
 
-_METHOD_SETS = {
-    method.id: method
-    for method in (
-        MethodSet(
-            id="zero-carbon-factory",
-            name=Label("国家零碳工厂", "National zero-carbon factory"),
-            edition="designed toward 工信厅节函〔2026〕334号, 13 July 2026; accounting as GB/T 32150-2015",
-            gwp_set="AR5",
-            oxidation=True,
-            scopes=_SCOPES_1_2,
-            # The provincial factor by second-hand evidence; a plant that names no province keeps its region, marked.
-            location=GridRule("average", "provincial"),
-            market=(_RESIDUAL, _AVERAGE),
-            # Entry values 1.8 tCO2/tce and 30 % fit each other only on this basis; annex 1 has to confirm it.
-            tce_basis=TceBasis.PRIMARY,
-            nets_sold_energy=True,
-        ),
-        MethodSet(
-            id="ghg-protocol",
-            name=Label("温室气体核算体系", "GHG Protocol, ISO 14064-1"),
-            edition="designed toward GHG Protocol Corporate Standard 2004, Scope 2 Guidance 2015, ISO 14064-1:2018",
-            gwp_set="AR6",
-            oxidation=True,
-            scopes=_SCOPES_1_2,
-            location=_AVERAGE,
-            market=(_RESIDUAL, _AVERAGE),
-            tce_basis=TceBasis.CALORIFIC,
-            nets_sold_energy=False,
-            other_gases=True,
-        ),
-        MethodSet(
-            id="gb-t-32150",
-            name=Label("工业企业温室气体核算 GB/T 32150", "GB/T 32150 and GB/T 32151"),
-            edition="designed toward GB/T 32150-2015 and GB/T 32151 (parts of 2015 and 2024)",
-            gwp_set="AR5",
-            oxidation=True,
-            scopes=_SCOPES_1_2,
-            location=_AVERAGE,
-            market=(_AVERAGE,),  # traded green power still counts at the grid average
-            tce_basis=TceBasis.CALORIFIC,
-            nets_sold_energy=True,
-        ),
-        MethodSet(
-            id="national-ets",
-            name=Label("全国碳市场(钢铁)", "National ETS, steel"),
-            edition="designed toward the national ETS monthly evidence sheet for steel, June 2026",
-            gwp_set="AR5",
-            oxidation=False,
-            scopes=frozenset({Scope.DIRECT}),
-            location=_NATIONAL,
-            market=(_NATIONAL,),
-            tce_basis=TceBasis.CALORIFIC,
-            nets_sold_energy=False,
-        ),
-        MethodSet(
-            id="cbam",
-            name=Label("欧盟碳边境调节机制", "CBAM"),
-            edition="designed toward (EU) 2023/956 and (EU) 2025/2547, definitive period from 2026",
-            gwp_set="AR5",
-            oxidation=False,
-            scopes=_SCOPES_1_2,
-            location=_NATIONAL,
-            market=(_NATIONAL,),  # certificates are no direct link and no PPA
-            tce_basis=TceBasis.CALORIFIC,
-            nets_sold_energy=False,
-        ),
-        MethodSet(
-            id="in-house",
-            name=Label("企业内部", "In-house"),
-            edition="in-house rules, edition 1: the region's own grid level, oxidation, CH4 and N2O counted, AR6",
-            gwp_set="AR6",
-            oxidation=True,
-            scopes=_SCOPES_1_2,
-            location=_AVERAGE,
-            market=(_RESIDUAL, _AVERAGE),
-            tce_basis=TceBasis.CALORIFIC,
-            nets_sold_energy=False,
-            other_gases=True,
-        ),
-    )
-}
 
-METHOD_SET_IDS = tuple(_METHOD_SETS)
+def read_method_sets(content: bytes, file: str) -> dict[str, MethodSet]:
+    """Method sets of a table, by id.
+
+    Raises:
+        FaultyInput: Every fault by line and column: a set without an edition, or one that claims to conform; an id
+            that stands twice; a word that is none of those that are meant.
+    """
+    sheet = Sheet.read(content, file)
+    sheet.require(_COLUMNS)
+    found: dict[str, MethodSet] = {}
+    for record in sheet.records():
+        id_, edition = record.text("id"), record.text("edition")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", id_ or "-"):
+            record.fault("id", f"id is {id_!r}: wanted small letters, digits and '-'")
+        if "conform" in edition.lower() or "符合" in edition:
+            record.fault("edition", f"edition is {edition!r}: a method set is designed toward a document")
+        record.unique(id_)
+        location = record.text("location").split()
+        if len(location) != 1:
+            record.fault("location", f"location is {' '.join(location)!r}, wanted one grid factor")
+        market = tuple(_grid_rule(record, "market", word) for word in record.text("market").split())
+        scopes = record.text("scopes").split()
+        if any(word not in ("1", "2") for word in scopes):
+            record.fault("scopes", f"scopes is {' '.join(scopes)!r}, wanted some of 1 2")
+        found[id_] = MethodSet(
+            id=id_,
+            name=Label(record.text("name_zh"), record.text("name_en")),
+            edition=edition or "-",
+            gwp_set=_one_of(record, "gwp_set", _GWP_SETS),
+            oxidation=_YES.get(_one_of(record, "oxidation", tuple(_YES)), False),
+            other_gases=_YES.get(_one_of(record, "other_gases", tuple(_YES)), False),
+            scopes=frozenset(Scope(int(word)) for word in scopes if word in ("1", "2")),
+            location=_grid_rule(record, "location", (location or [""])[0]),
+            market=market,
+            tce_basis=TceBasis(_one_of(record, "tce_basis", tuple(TceBasis))),
+            nets_sold_energy=_YES.get(_one_of(record, "nets_sold_energy", tuple(_YES)), False),
+        )
+    sheet.raise_faults()
+    return found
+
+
+def _one_of(record: Record, column: str, words: Sequence[str]) -> str:
+    """The cell, or the first of the words where it is another; that leaves a fault."""
+    text = record.text(column)
+    if text and text not in words:
+        record.fault(column, f"{column} is {text!r}, wanted one of {', '.join(words)}")
+    return text if text in words else words[0]
+
+
+def _grid_rule(record: Record, column: str, text: str) -> GridRule:
+    """`average` at the level the region's code names, `average:national` at one that is prescribed."""
+    kind, _, level = text.partition(":")
+    if kind not in _KINDS or (level and level not in _LEVELS):
+        wanted = f"{', '.join(_KINDS)}, with :{', :'.join(_LEVELS)} or without"
+        record.fault(column, f"{column} is {text!r}, wanted one of {wanted}")
+    return GridRule(kind, level or None)
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> Mapping[str, MethodSet]:
+    path = TABLES / METHOD_SETS_FILE
+    return read_method_sets(path.read_bytes(), path.name)
+
+
+METHOD_SET_IDS = tuple(_shipped())
 
 
 def method_set(method_set_id: str) -> MethodSet:
-    """One method set by id.
+    """A shipped method set by id.
 
     Raises:
         BadRequest: There is none; the message names those there are.
     """
-    if method_set_id not in _METHOD_SETS:
+    if method_set_id not in _shipped():
         raise BadRequest(f"no method set {method_set_id!r}, wanted one of {', '.join(METHOD_SET_IDS)}")
-    return _METHOD_SETS[method_set_id]
+    return _shipped()[method_set_id]
+
+
+def method_of(plant: Plant, method_set_id: str) -> MethodSet:
+    """A method set by id, the plant's own ones included.
+
+    Raises:
+        BadRequest: As `method_set`.
+    """
+    return plant.own_method_sets.get(method_set_id) or method_set(method_set_id)
 
 
 def scope_of_source(node: Node) -> Scope:

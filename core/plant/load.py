@@ -11,7 +11,7 @@ import io
 import re
 import zipfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Final
 from zoneinfo import ZoneInfo, available_timezones
 
 from core.carbon.factors import FactorLibrary
-from core.carbon.method import METHOD_SET_IDS
+from core.carbon.method import METHOD_SET_IDS, METHOD_SETS_FILE, MethodSet, read_method_sets
 from core.clock import NS_PER_S, time_ns_of
 from core.errors import Fault, FaultyInput
 from core.plant.document import Entry, Place, did_you_mean, in_order, read_yaml
@@ -57,7 +57,8 @@ def load_plant(folder: Path, profiles: Sequence[Path], kept: bool = False) -> Pl
     """Read and check a plant folder.
 
     Args:
-        folder: Holds plant.yaml, and as it likes points.csv or points.xlsx, alerts.yaml, factors.csv, profiles/.
+        folder: Holds plant.yaml, and as it likes points.csv or points.xlsx, alerts.yaml, factors.csv,
+            method_sets.csv, profiles/.
         profiles: Folders searched for device models after the plant folder's own profiles/.
         kept: These are kept documents of a folder: the certificates it names are not among them.
 
@@ -111,7 +112,8 @@ class _Reading:
         base_interval_s = entry.integer("base_interval_s", 60, least=1, most=900)
         if 900 % base_interval_s:
             entry.fault("base_interval_s", f"base_interval_s is {base_interval_s}, no divisor of 900")
-        method_sets = self._method_sets(entry)
+        own_method_sets = self._own_method_sets()
+        method_sets = self._method_sets(entry, own_method_sets)
         gap_after_s = entry.number("gap_after_s", None, above=0)
         gap_spread = entry.text("gap_spread", "flat", choices=[spread.value for spread in GapSpread])
         valid_from_ns = _valid_from_ns(entry, ZoneInfo(zone or "UTC"), base_interval_s)
@@ -136,7 +138,7 @@ class _Reading:
             entry, node_by_id, self.points, {*self.factors.row_by_id, *self.factors.series}
         )
         entry.finish()
-        names = ("plant.yaml", "points.csv", "points.xlsx", "alerts.yaml", "factors.csv")
+        names = ("plant.yaml", "points.csv", "points.xlsx", "alerts.yaml", "factors.csv", METHOD_SETS_FILE)
         files = [file for name in names if (file := self.folder / name).is_file()] + self.shelf.files
         return Plant(
             id=plant_id,
@@ -145,6 +147,7 @@ class _Reading:
             region=region,
             base_interval_s=base_interval_s,
             method_sets=method_sets,
+            own_method_sets=own_method_sets,
             areas=tuple(self.areas.values()),
             connections=tuple(self.connections.values()),
             devices=tuple(self.devices.values()),
@@ -171,12 +174,26 @@ class _Reading:
             self.faults.extend(why.faults)
             return FactorLibrary.shipped()
 
-    def _method_sets(self, entry: Entry) -> tuple[str, ...]:
+    def _own_method_sets(self) -> Mapping[str, MethodSet]:
+        file = self.folder / METHOD_SETS_FILE
+        if not file.is_file():
+            return {}
+        try:
+            own = read_method_sets(file.read_bytes(), str(file))
+        except FaultyInput as why:
+            self.faults.extend(why.faults)
+            return {}
+        for id_ in own.keys() & set(METHOD_SET_IDS):
+            self.faults.append(Fault(str(file), 0, 0, f"method set {id_} is shipped: give yours another id"))
+        return own
+
+    def _method_sets(self, entry: Entry, own: Collection[str]) -> tuple[str, ...]:
         named = entry.texts("method_sets")
+        ids = (*METHOD_SET_IDS, *own)
         for i, (method_set, place) in enumerate(named):
-            if method_set not in METHOD_SET_IDS:
-                known = ", ".join(METHOD_SET_IDS)
-                hint = did_you_mean(method_set, METHOD_SET_IDS)
+            if method_set not in ids:
+                known = ", ".join(ids)
+                hint = did_you_mean(method_set, ids)
                 reason = f"plant: unknown method set {method_set!r}, wanted one of {known}{hint}"
                 self.faults.append(place.fault(reason))
             elif method_set in [other for other, _ in named[:i]]:

@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from core.plant.formula import Formula
 from core.samples import PointTable
+
+if TYPE_CHECKING:
+    from core.carbon.method import MethodSet  # which itself is told what a plant is
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,6 +450,7 @@ class Plant:
     """A whole checked plant folder. Tuples keep the folder's order; the maps are for look-up.
 
     Attributes:
+        own_method_sets: Of the folder's `method_sets.csv`, by id.
         documents: The folder's files and the profiles used, packed; `core.plant.archive` reads them again.
         valid_from_ns: Where the folder says from when on this model holds; None: from its adoption.
         seal_after_days: A day's figures close this long after its end.
@@ -471,6 +476,7 @@ class Plant:
     statement: Statement = field(default_factory=Statement)
     products: tuple[Product, ...] = ()
     documents: bytes = field(default=b"", repr=False)
+    own_method_sets: Mapping[str, MethodSet] = field(default_factory=dict)
     valid_from_ns: int | None = None
     seal_after_days: int = SEAL_AFTER_DAYS
     retention: Retention = field(default_factory=Retention)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from core.carbon.accounting import MOLAR_MASS_G
 from core.carbon.factor_row import FactorRow, Fuel
 from core.carbon.factors import FactorLibrary
-from core.carbon.method import method_set
+from core.carbon.method import method_of
 from core.errors import BadRequest
 from core.plant.model import Label, Plant
 from core.registers.activity import ActivityKind, units_of_factor
@@ -38,7 +38,7 @@ class Choice:
 
 def choices(plant: Plant, library: FactorLibrary) -> list[Choice]:
     """Every subject the plant can choose from: fuels, gases that all its method sets can count, factors of its region."""
-    gwp_sets = {method_set(name).gwp_set for name in plant.method_sets}
+    gwp_sets = {method_of(plant, name).gwp_set for name in plant.method_sets}
     gases = [
         {row.id.split(":")[1]: row for row in library.rows if row.quantity == "gwp" and row.gwp_set == name}
         for name in sorted(gwp_sets)

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from core.carbon.certificates import Event, State
 from core.carbon.factors import FactorLibrary
-from core.carbon.method import method_set
+from core.carbon.method import method_of
 from core.clock import parse_rfc3339, time_ns_of
 from core.energy.register import EventKind, MeterEvent
 from core.errors import BadRequest
@@ -287,7 +287,12 @@ def _activity(row: ActivityRow, context: Context) -> NewEntry:
         )
     for name in context.plant.method_sets:  # what cannot be counted is refused now, not at the year's end
         activity_carbon(
-            activity, start_ns, context.now_ns, method_set(name), context.plant.zone, context.library
+            activity,
+            start_ns,
+            context.now_ns,
+            method_of(context.plant, name),
+            context.plant.zone,
+            context.library,
         )
     return NewEntry(activity.line, start_ns, end_ns, activity.body())
 

@@ -122,8 +122,8 @@ def test_feedstock_energy_is_no_part_of_the_non_fossil_share(library: FactorLibr
 def test_a_regime_that_nets_sold_energy_takes_out_the_carbon_that_left(library: FactorLibrary) -> None:
     sums = replace(GRID_ONLY, exported_kg={"location": 0.2653e6})
 
-    netted = by_name(sums, library)
-    gross = by_name(replace(sums, method_set="ghg-protocol"), library)
+    netted = by_name(replace(sums, nets_sold_energy=True), library)
+    gross = by_name(sums, library)
 
     assert netted["carbon_per_energy", "location,calorific"].value == pytest.approx(4.3173 / 2, abs=5e-5)
     assert gross["carbon_per_energy", "location,calorific"].value == pytest.approx(4.3173, abs=5e-5)

@@ -12,13 +12,15 @@ from core.carbon.factor_tables import read_own_factors
 from core.carbon.factors import FactorColumn, FactorLibrary
 from core.carbon.method import (
     METHOD_SET_IDS,
+    GridRule,
     biogenic_kg_per_kwh,
     combustion_kg_per_kwh,
     method_set,
+    read_method_sets,
     source_factors,
 )
 from core.clock import parse_rfc3339
-from core.errors import BadRequest
+from core.errors import BadRequest, FaultyInput
 from core.plant.model import Node, NodeKind, Origin
 from core.results import Basis
 
@@ -155,9 +157,32 @@ def test_every_method_set_names_its_edition_and_claims_no_conformity() -> None:
         assert "conform" not in method.edition
 
 
-def test_a_method_set_without_an_edition_is_refused() -> None:
-    with pytest.raises(ValueError, match="names its edition"):
-        replace(method_set("in-house"), edition="")
+HEADER = "id,name_zh,name_en,edition,gwp_set,oxidation,other_gases,scopes,location,market,tce_basis,nets_sold_energy\n"
+
+
+def test_a_plants_own_method_set_is_a_row_of_its_folder() -> None:
+    row = "group,集团,Group,group rules 2026,AR6,yes,no,1 2,average:national,fossil:national average,calorific,no\n"
+
+    (own,) = read_method_sets((HEADER + row).encode(), "method_sets.csv").values()
+
+    assert own.location == GridRule("average", "national")
+    assert own.market == (GridRule("fossil", "national"), GridRule("average"))
+    assert (own.gwp_set, own.oxidation, own.nets_sold_energy) == ("AR6", True, False)
+
+
+def test_every_fault_of_a_method_set_comes_with_its_row_and_column() -> None:
+    rows = (
+        "a,甲,A,,AR6,yes,no,1 2,average,average,calorific,no\n"  # without an edition
+        "b,乙,B,conforms to GB/T 32150,AR7,maybe,no,1 3,mean,average:county,gross,no\n"
+        "a,甲,A,rules 1,AR6,yes,no,1 2,average,average,calorific,no\n"
+    )
+
+    with pytest.raises(FaultyInput) as caught:
+        read_method_sets((HEADER + rows).encode(), "method_sets.csv")
+
+    at = [(fault.line, fault.column) for fault in caught.value.faults]
+    assert sorted(at) == [(2, 4), (3, 4), (3, 5), (3, 6), (3, 8), (3, 9), (3, 10), (3, 11), (4, 1)]
+    assert caught.value.faults[0].reason == "edition is empty"
 
 
 def test_an_unknown_method_set_names_the_known_ones() -> None:

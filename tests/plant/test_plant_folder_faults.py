@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from core.carbon.factor_tables import TABLES
+from core.carbon.factors import FactorLibrary
+from core.carbon.method import METHOD_SETS_FILE
+from core.engine import Engine
 from core.errors import Fault
+from core.plant.archive import read_documents
+from core.plant.model import Plant
 
 FaultsOf = Callable[[Path], list[Fault]]
 Change = Callable[[Path, str, str], None]
@@ -416,3 +422,22 @@ def test_nonsense_anywhere_is_a_fault_and_never_a_crash(works: Path, faults_of: 
     file.write_text(text, "utf-8")
 
     assert faults_of(works)
+
+
+def test_a_plant_reckons_by_method_sets_of_its_own(
+    works: Path, change: Change, load: Callable[[Path], Plant], faults_of: FaultsOf
+) -> None:
+    text = (TABLES / METHOD_SETS_FILE).read_text("utf-8")
+    change(works / "plant.yaml", "method_sets: [zero-carbon-factory,", "method_sets: [group,")
+    assert any("unknown method set 'group'" in fault.reason for fault in faults_of(works))
+
+    row = next(line for line in text.splitlines() if line.startswith("in-house,"))
+    (works / METHOD_SETS_FILE).write_text(
+        text.splitlines()[0] + "\n" + row.replace("in-house", "group", 1), "utf-8"
+    )
+    plant = load(works)
+    assert Engine(plant, FactorLibrary.shipped()).methods[0].id == "group"
+    assert read_documents(plant.documents, plant.fingerprint).plant.own_method_sets.keys() == {"group"}
+
+    (works / METHOD_SETS_FILE).write_text(text, "utf-8")
+    assert any("give yours another id" in fault.reason for fault in faults_of(works))
