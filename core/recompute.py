@@ -34,6 +34,7 @@ from core.workers import Workers
 
 PIECE_HOURS = 7 * 24
 PIECES_AT_ONCE = 4
+_ROUNDING = 1e-12  # of a figure, as sums of a year's intervals differ by their order
 
 
 class Cause(StrEnum):
@@ -52,6 +53,11 @@ class Changed:
     before: float = 0.0
     after: float = 0.0
     by: dict[Cause, float] = field(default_factory=dict)
+
+    def forget_rounding(self) -> None:
+        """Drop causes that made no more than adding up in another order does."""
+        least = _ROUNDING * max(abs(self.before), abs(self.after))
+        self.by = {cause: part for cause, part in self.by.items() if abs(part) > least}
 
 
 @dataclass(slots=True)
@@ -123,9 +129,9 @@ async def recompute(
         progress(group[-1][1] - first_ns, last_ns - first_ns)
     await job.done()
     made.seen = len(names)
-    made.figures = {
-        name: f for name, f in sorted(made.figures.items()) if f.before != f.after or any(f.by.values())
-    }
+    for figure in made.figures.values():
+        figure.forget_rounding()
+    made.figures = {name: figure for name, figure in sorted(made.figures.items()) if figure.by}
     return made
 
 

@@ -83,10 +83,8 @@ class Sealing:
     async def close_due(self) -> AsyncIterator[Seal]:
         """Close every day and month that is due, and close again those whose figures have changed since."""
         await self._history.refresh()
-        for label, why in await self._store.reopened_days():
-            seal = await self._close_day(label, SYSTEM, why or "figures changed")
-            if seal is not None:
-                yield seal
+        async for changed in self._days_changed():
+            yield changed
         plant = self._history.current.plant
         due_ns = self._clock.now_ns() - plant.seal_after_days * _DAY_NS
         for label in await self._store.open_days(plant.zone.key, due_ns):
@@ -96,8 +94,22 @@ class Sealing:
         async for seal in self._months_due(due_ns):
             yield seal
 
-    async def _months_due(self, due_ns: int) -> AsyncIterator[Seal]:
-        """Months whose days are all closed, and closed ones of which a day has a newer revision."""
+    async def close_changed(self) -> AsyncIterator[Seal]:
+        """Close again the days and months whose figures have changed since: a new revision beside the old."""
+        await self._history.refresh()
+        async for seal in self._days_changed():
+            yield seal
+        async for seal in self._months_due(None):
+            yield seal
+
+    async def _days_changed(self) -> AsyncIterator[Seal]:
+        for label, why in await self._store.reopened_days():
+            seal = await self._close_day(label, SYSTEM, why or "figures changed")
+            if seal is not None:
+                yield seal
+
+    async def _months_due(self, due_ns: int | None) -> AsyncIterator[Seal]:
+        """Closed months of which a day has a newer revision, and those over by `due_ns` whose days are all closed."""
         days: dict[str, Seal] = {}
         months: dict[str, Seal] = {}
         for seal in await self._store.seal_chain():
@@ -109,7 +121,7 @@ class Sealing:
             _, end_ns = span_of(label, self._zone)
             digest = month_digest({day.label: day.digest for day in mine})
             closed = months.get(label)
-            if closed is None and (end_ns > due_ns or await self._open_in(label)):
+            if closed is None and (due_ns is None or end_ns > due_ns or await self._open_in(label)):
                 continue
             if closed is not None and closed.digest == digest:
                 continue

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import lru_cache
+from multiprocessing import parent_process
+from multiprocessing.process import BaseProcess
+from threading import Thread
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -22,6 +26,18 @@ from core.samples import SampleBatch
 from core.store.seam import Stocks
 
 R = TypeVar("R")
+
+
+def end_with_parent() -> None:
+    """For a pool's `initializer`: a worker ends when the process that made it is gone, be it killed."""
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=_end_after, args=(parent,), name="end with parent", daemon=True).start()
+
+
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 class Workers:

@@ -30,10 +30,11 @@ from core.store.claim import EngineClaim, is_dirty_up_to, newest_dirty
 from core.store.postgres import PostgresStore
 from core.store.seam import Conflict, Correction, WriteReport
 from core.withdrawal import withdraw
-from core.workers import Workers
+from core.workers import Workers, end_with_parent
 from ecmc.opened import opened_store, plant_engine
 from ecmc.progress import Progress
 
+SEALS_TOLD = 20
 IMPORT_ROWS = 50_000  # rows a transaction
 
 
@@ -185,10 +186,7 @@ async def recompute_window(
 ) -> list[str]:
     """Compute [start, end) again; a line for each figure that changed with what changed it, and a last one that counts."""
     start_ns, end_ns = _span_ns(start, end)
-    try:
-        known_at_ns = parse_rfc3339(known_at) if known_at is not None else None
-    except ValueError as why:
-        raise BadRequest(str(why)) from None
+    known_at_ns = _moment_ns(known_at)
     with _pool() as pool:
         async with opened_store(plant, data, dsn) as store:
             _, engine = await plant_engine(plant, store)
@@ -210,6 +208,7 @@ async def recompute_window(
                 progress=progress,
             )
             await settle(plant, store)  # storages may hand the change on to later hours
+            seals = [seal async for seal in (await _sealing(plant, store)).close_changed()]
     lines = [
         f"{name}: {figure.before!r} -> {figure.after!r} ("
         + ", ".join(f"{cause} {part:+.6g}" for cause, part in figure.by.items())
@@ -222,6 +221,7 @@ async def recompute_window(
     return [
         *lines,
         *resumed,
+        *_revised(seals),
         f"{len(lines)} of {made.seen} figures changed over {rfc3339(made.start_ns)} .. {rfc3339(made.end_ns)}",
     ]
 
@@ -273,6 +273,13 @@ async def restate_window(
     ]
 
 
+def _revised(seals: Sequence[Seal]) -> list[str]:
+    lines = [f"{seal.period} {seal.label} revision {seal.revision} sealed: {seal.why}" for seal in seals]
+    if len(lines) <= SEALS_TOLD:
+        return lines
+    return [*lines[:SEALS_TOLD], f"and {len(lines) - SEALS_TOLD} more closed days and months"]
+
+
 def _moment_ns(moment: str | None) -> int | None:
     try:
         return None if moment is None else parse_rfc3339(moment)
@@ -281,4 +288,5 @@ def _moment_ns(moment: str | None) -> int | None:
 
 
 def _pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn"))
+    """Processes on this machine that end with this one, however it ends."""
+    return ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), end_with_parent)

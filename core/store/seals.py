@@ -195,22 +195,31 @@ async def open_days(connection: asyncpg.Connection[Any], zone: str, before_ns: i
     return [row["label"] for row in rows]
 
 
-_REOPENED = """
-SELECT s.label, s.start_time, s.end_time, s.revision, s.sealed_at
-FROM (SELECT DISTINCT ON (label) * FROM ecmc.seal WHERE period = 'day' ORDER BY label, revision DESC) AS s
-WHERE EXISTS (
+_IS_REOPENED = """
+(EXISTS (
     SELECT FROM ecmc.run_archive AS a
     WHERE a.hour >= s.start_time AND a.hour < s.end_time AND a.revision = s.revision
 ) OR EXISTS (
     SELECT FROM ecmc.stock_archive AS a
     WHERE a.hour >= s.start_time AND a.hour < s.end_time AND a.revision = s.revision
-)
+))
+"""
+_REOPENED = f"""
+SELECT s.label, s.start_time, s.end_time, s.revision, s.sealed_at
+FROM (SELECT DISTINCT ON (label) * FROM ecmc.seal WHERE period = 'day' ORDER BY label, revision DESC) AS s
+WHERE {_IS_REOPENED}
 ORDER BY s.label
+"""
+_IS_CLOSED = f"""
+SELECT NOT {_IS_REOPENED}
+FROM (SELECT * FROM ecmc.seal WHERE period = 'day' AND label = $1 ORDER BY revision DESC LIMIT 1) AS s
 """
 
 _WHY = """
-SELECT 'computed again for ' || string_agg(DISTINCT r.reason, ', ') FROM ecmc.run AS r
-JOIN ecmc.run_archive AS a USING (hour) WHERE hour >= $1 AND hour < $2 AND a.revision = $3
+SELECT 'computed again for ' || string_agg(DISTINCT CASE r.reason WHEN 'samples' THEN 'readings'
+    WHEN 'event' THEN 'a meter event' WHEN 'plant' THEN 'a change of model' WHEN 'stock' THEN 'what storages handed on'
+    WHEN 'recompute' THEN 'a recomputation' ELSE r.reason END, ', ')
+FROM ecmc.run AS r JOIN ecmc.run_archive AS a USING (hour) WHERE hour >= $1 AND hour < $2 AND a.revision = $3
 UNION ALL
 SELECT count(*) || ' late readings of ' || string_agg(DISTINCT p.name, ', ') FROM ecmc.late_sample AS l
 JOIN ecmc.point AS p ON p.id = l.point_id
@@ -245,12 +254,15 @@ async def close_day(
     who: str,
     why: str,
 ) -> Seal | None:
-    """Close a day as it is stored now; None where something of it is still to be computed, or there is nothing.
+    """Close a day as it is stored now.
 
-    Nobody computes or writes readings of the day meanwhile.
+    None where something of it is still to be computed, there is nothing, or it is closed as it stands: somebody else
+    was faster. Nobody computes or writes readings of the day meanwhile.
     """
     async with connection.transaction():
         await connection.execute(f"SELECT pg_advisory_xact_lock({RESULT_LOCK})")
+        if await connection.fetchval(_IS_CLOSED, label):
+            return None
         await connection.execute(
             "UPDATE ecmc.seal_horizon SET closed_until = greatest(closed_until, $1)", datetime_of(end_ns)
         )

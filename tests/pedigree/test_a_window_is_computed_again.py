@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -9,10 +12,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from core.bus import LocalBus
-from core.clock import parse_rfc3339
+from core.clock import parse_rfc3339, rfc3339
 from core.energy.register import EventKind, MeterEvent
 from core.engine import Engine
 from core.health import Health
@@ -20,9 +24,11 @@ from core.pipeline import Pipeline
 from core.plant.load import load_plant
 from core.recompute import Cause, Recomputed, recompute
 from core.results import HOUR_NS
-from core.seal import hour_digests
+from core.seal import Seal, hour_digests
+from core.sealing import Sealing
 from core.workers import Workers
 
+ECMC = Path(sys.executable).with_name("ecmc")
 PROFILES = Path(__file__).resolve().parents[2] / "collector" / "profiles"
 START_NS = parse_rfc3339("2026-03-01T16:00:00Z")
 END_NS = START_NS + 24 * HOUR_NS
@@ -153,6 +159,49 @@ async def test_a_run_that_was_killed_goes_on_where_it_was(
     assert pieces[2][0] == pieces[0][1]
     whole = await again(works, START_NS, end_ns, known_at_ns=known_at_ns)
     assert whole.figures == {}  # all of it stands as it was asked for
+
+
+async def test_a_command_that_was_killed_leaves_no_process_behind(works: Any, readings: Any) -> None:
+    end_ns = START_NS + 15 * 24 * HOUR_NS
+    await works.write(readings(START_NS, end_ns, every_s=3600))
+    await works.drain()
+    words = ["recompute", "--plant", str(works.folder), "--dsn", works.store_dsn]
+    words += ["--from", rfc3339(START_NS), "--to", rfc3339(end_ns), "--known-at", "2025-06-01T00:00:00Z"]
+
+    first = psutil.Popen([ECMC, *words], stdout=subprocess.PIPE)
+    while not await works.store.pool.fetchval(
+        "SELECT count(*) FROM ecmc.recompute WHERE done_until > start_time"
+    ):
+        assert first.poll() is None
+        await asyncio.sleep(0.01)
+    children = first.children(recursive=True)
+    first.kill()
+    _, alive = await asyncio.to_thread(psutil.wait_procs, [first, *children], 10)
+    said = await asyncio.to_thread(subprocess.check_output, [ECMC, *words], text=True)
+
+    assert children
+    assert alive == []
+    assert "went on at 2026-03-0" in said
+
+
+async def test_a_closed_day_gets_a_new_revision_by_the_command(works: Any, readings: Any) -> None:
+    await computed_day(works, readings)
+    await Sealing(works.store, works.pipeline.history, works.clock).close("2026-03-02", "mai", "report")
+
+    again_by = Sealing(works.store, works.pipeline.history, works.clock)
+    await again(works, known_at_ns=parse_rfc3339("2025-06-01T00:00:00Z"))
+    await works.drain()
+    both = await asyncio.gather(
+        *(closed_again(again_by) for _ in range(2))
+    )  # an ecmc that runs, and the command
+
+    (seal,) = [seal for seals in both for seal in seals]
+    assert (seal.label, seal.revision, seal.why) == ("2026-03-02", 2, "computed again for a recomputation")
+    assert (await again_by.verify()).difference is None
+
+
+async def closed_again(sealing: Sealing) -> list[Seal]:
+    return [seal async for seal in sealing.close_changed()]
 
 
 async def test_a_storages_carry_over_is_counted_with_its_cause(works: Any, readings: Any) -> None:
