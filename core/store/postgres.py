@@ -381,6 +381,7 @@ class PostgresStore:
         async with self._connection() as connection:
             rows = await connection.fetch(
                 "SELECT DISTINCT hour FROM ecmc.energy_block WHERE hour >= $1 AND hour < $2"
+                " AND mark <> array_fill(0::int2, ARRAY[cardinality(mark)])"  # nearly all are: told five times faster
                 " AND EXISTS (SELECT FROM unnest(mark) AS m WHERE m & $3::int2 <> 0) ORDER BY hour",
                 datetime_of(start_ns),
                 datetime_of(end_ns),

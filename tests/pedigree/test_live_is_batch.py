@@ -22,6 +22,7 @@ from core.pipeline import Pipeline
 from core.results import HOUR_NS
 from core.samples import NS_PER_S, PointTable, SampleBatch, sample_batch
 from core.seal import hour_digests
+from core.sealing import Sealing
 from core.store.postgres import PostgresStore
 from core.store.seam import Correction
 from simulators.recording import steel
@@ -151,9 +152,14 @@ async def test_a_silence_filled_by_weeks_that_come_later_or_are_put_right(
     for days, batch in (((7, 8, 9), whole), ((2, 3, 4, 5, 6), whole), ((1,), wrong), ((0,), whole)):
         await works.store.write(batch.take(np.isin(day, days)))
         await works.pipeline.drain()
+    sealing = Sealing(works.store, works.pipeline.history, works.clock)
+    works.clock.time_ns += 3 * HOUR_NS
+    await sealing.close("2026-03-10", "mai", "report")  # a silent day, filled by what the third of March says
     correction = Correction("mai", "read off the display", works.clock.now_ns())
     await works.store.write(whole.take(day == 1), correction)
     await works.pipeline.drain()
+    again = await sealing.close("2026-03-10", "mai", "report")
+    held = await sealing.verify()
     other = await PostgresStore.open(await asyncio.to_thread(databases.new), works.plant)
     await other.write(whole)
     await Pipeline(engine_of(works.plant), other, LocalBus(), Health(), works.clock).drain()
@@ -164,6 +170,7 @@ async def test_a_silence_filled_by_weeks_that_come_later_or_are_put_right(
     await works.store.close()
     assert np.isfinite(stored.energy.energy_kwh[stored.edges.index("e-press")]).all()
     assert [hour for hour in sorted(lived.keys() | batch.keys()) if lived.get(hour) != batch.get(hour)] == []
+    assert (again.revision, held.difference, held.replayed) == (2, None, 2)
 
 
 async def test_what_cannot_be_computed_is_said_waits_in_the_ledger_and_ends_nothing_else(
