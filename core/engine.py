@@ -18,7 +18,12 @@ from core.carbon.factors import FactorColumn, FactorLibrary
 from core.carbon.method import MethodSet, combustion_kg_per_kwh, method_of, scope_of_source, source_factors
 from core.carbon.trace import Tracer, TraceResult, distinct_attributes
 from core.energy.medium import WATER_KWH_PER_M3_K, interval_means, steam_kwh_per_kg, water_kwh_per_m3
-from core.energy.network import Network, NetworkEnergy
+from core.energy.network import (
+    Network,
+    NetworkEnergy,
+    converter_residual_kwh,
+    storage_residual_kwh,
+)
 from core.energy.register import (
     ABSURD_KW,
     MeterEvent,
@@ -419,6 +424,7 @@ class Engine:
         factor_ids: dict[str, str],
     ) -> WindowResult:
         of_nodes = self._flows_of(network, traced, intensity, direct_kg)
+        residual_kwh = self._residual_kwh(network, traced)
         sources, sinks = self._sources, self._sinks
 
         def with_site(of_nodes: Floats, site: Floats) -> Floats:
@@ -436,7 +442,7 @@ class Engine:
             energy=network.energy,
             in_kwh=with_site(network.in_kwh, network.out_kwh[sources].sum(axis=0)),
             out_kwh=with_site(network.out_kwh, network.in_kwh[sinks].sum(axis=0)),
-            residual_kwh=with_site(network.residual_kwh, network.residual_kwh.sum(axis=0)),
+            residual_kwh=with_site(residual_kwh, residual_kwh.sum(axis=0)),
             coverage=with_site(network.coverage, network.coverage[sources].min(axis=0)),
             emissions_kg=of_nodes.emissions_kg,
             through_kg=of_nodes.through_kg,
@@ -448,6 +454,19 @@ class Engine:
             interval_stock_kwh=traced.stock_kwh,
             interval_stock_kg=traced.stock_kg,
         )
+
+    def _residual_kwh(self, network: NetworkEnergy, traced: TraceResult) -> Floats:
+        """Shape (N, T): in - out - declared losses - change of store of every node."""
+        residual = network.residual_kwh.copy()
+        interval_h = self.base_ns / HOUR_NS
+        for row, node in enumerate(self.plant.nodes):
+            flows = network.in_kwh[row], network.out_kwh[row]
+            if node.kind is NodeKind.STORAGE:
+                stock_kwh = traced.stock_kwh[self.storages.index(node.id)]
+                residual[row] = storage_residual_kwh(node, *flows, stock_kwh, interval_h)
+            elif node.kind is NodeKind.CONVERTER:
+                residual[row] = converter_residual_kwh(node, *flows, interval_h)
+        return residual
 
     def _flows_of(
         self, network: NetworkEnergy, traced: TraceResult, intensity: Floats, direct_kg: Floats | None

@@ -66,10 +66,7 @@ def observed(
                 if e.id in error_of
             )
             band = float(np.sqrt(variance))
-            lost_kwh = node.no_load_kw * hour.intervals * hour.base_ns / HOUR_NS
-            if node.efficiency is not None:
-                lost_kwh += (1.0 - node.efficiency) * sum(kwh[e.id] for e in mine if e.target == node.id)
-            rest = residual.get(node.id, np.nan) - lost_kwh
+            rest = residual.get(node.id, np.nan)
             told[f"balance:{node.id}"] = abs(rest) / band if band > 0 else np.nan
         if node.kind is NodeKind.STORAGE:
             out = [by_mark[e.id] for e in mine if e.source == node.id]

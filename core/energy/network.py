@@ -32,7 +32,7 @@ class NetworkEnergy:
         in_kwh, out_kwh: Shape (N, T). Of a source both are what it delivers; a load lets nothing out. NaN as soon
             as one of the node's edges is unknown.
         residual_kwh: Shape (N, T), in - out: of a bus what does not balance, of a converter its loss, of a storage
-            what it kept or lost (`storage_residual_kwh` takes its stock off); zero of sources and loads.
+            what it kept or lost; zero of sources and loads. See `converter_residual_kwh`, `storage_residual_kwh`.
         coverage: Shape (N, T), of the least covered edge the node stands on.
     """
 
@@ -320,7 +320,15 @@ def storage_residual_kwh(
         stock_kwh: Shape (T + 1,), anchored to the state of charge where there is one.
     """
     kept = in_kwh * node.charge_efficiency - out_kwh / node.discharge_efficiency
-    rest: Floats = kept - node.standing_loss_kw * interval_h - np.diff(stock_kwh)
+    lost = np.minimum(node.standing_loss_kw * interval_h, np.maximum(stock_kwh[:-1] + kept, 0.0))
+    rest: Floats = kept - lost - np.diff(stock_kwh)
+    return rest
+
+
+def converter_residual_kwh(node: Node, in_kwh: Floats, out_kwh: Floats, interval_h: float) -> Floats:
+    """What a converter's flows and its declared losses do not explain, (T,); in - out where none are declared."""
+    gain = 1.0 if node.efficiency is None else node.efficiency
+    rest: Floats = in_kwh * gain - node.no_load_kw * interval_h - out_kwh
     return rest
 
 

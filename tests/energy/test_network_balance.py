@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from core.energy.network import Network, NetworkEnergy, storage_residual_kwh
+from core.energy.network import Network, NetworkEnergy, converter_residual_kwh, storage_residual_kwh
 from core.plant.model import Node, NodeKind
 from core.results import IntervalEnergy, Mark
 
@@ -285,3 +285,21 @@ def test_a_remainder_of_a_converter_leaves_its_declared_losses(make_plant) -> No
     energy = Network(replace(plant, nodes=nodes)).close({"e-in": seen(10.0)}).energy
 
     np.testing.assert_allclose(energy.energy_kwh[1], 9.8 - 4 / 60)
+
+
+def test_an_empty_storage_has_nothing_left_to_lose() -> None:
+    node = Node("bat", NodeKind.STORAGE, "electricity", capacity_kwh=100, standing_loss_kw=2.0)
+
+    residual = storage_residual_kwh(
+        node, np.array([0.0, 5.0]), np.array([0.0, 0.0]), np.array([1.0, 0.0, 3.0]), 1.0
+    )
+
+    np.testing.assert_allclose(residual, [0.0, 0.0])
+
+
+def test_a_converter_balances_against_what_it_is_declared_to_lose() -> None:
+    trafo = Node("trafo", NodeKind.CONVERTER, efficiency=0.98, no_load_kw=4.0)
+
+    residual = converter_residual_kwh(trafo, np.array([100.0, 100.0]), np.array([94.0, 90.0]), 1.0)
+
+    np.testing.assert_allclose(residual, [0.0, 4.0])

@@ -129,6 +129,25 @@ def test_the_inventory_is_what_loads_nodes_and_stores_took_whatever_the_readings
     assert not (result.energy.energy_kwh < 0).any()
 
 
+def test_a_battery_balances_its_flows_its_losses_and_its_stock(small_plant: Plant) -> None:
+    readings = steady(
+        1,
+        grid_energy=60.0,
+        roof_energy=0.0,
+        gas_volume=0.0,
+        bat_charged=6.0,
+        bat_discharged=3.0,
+        press_energy=40.0,
+    )
+    held = Stocks(("bat",), Engine(small_plant, LIBRARY).flows, np.array([5.0]), np.full((1, 8), 2.0))
+
+    hour = Engine(small_plant, LIBRARY).compute(readings, START, START + HOUR_NS, held, KNOWN)
+
+    row = hour.nodes.index("bat")
+    np.testing.assert_allclose(hour.residual_kwh[row], 0.0, atol=1e-12)
+    np.testing.assert_allclose((hour.in_kwh - hour.out_kwh)[row].sum(), 3.0)
+
+
 def test_the_site_is_what_loads_and_stores_took(small_plant: Plant) -> None:
     engine = Engine(small_plant, FactorLibrary.shipped())
     readings = steady(
