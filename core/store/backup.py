@@ -193,7 +193,22 @@ async def restore(dsn: str, file: Path, plant: str, progress: Progress) -> Manif
         finally:
             await connection.close()
     await migrate(dsn)
+    if not manifest.samples:
+        await _roll_ups_alone(dsn)
     return manifest
+
+
+async def _roll_ups_alone(dsn: str) -> None:
+    """The samples behind the roll-ups are gone: what comes late adds to them and does not take their place."""
+    with refusals():
+        connection = await asyncpg.connect(dsn, timeout=10, server_settings=_SESSION)
+        try:
+            await connection.execute(
+                "UPDATE ecmc.seal_horizon SET thinned_until = newest.time, dropped_until = newest.time"
+                " FROM (SELECT max(time) AS time FROM ecmc.latest) AS newest WHERE newest.time IS NOT NULL"
+            )
+        finally:
+            await connection.close()
 
 
 async def _filled(

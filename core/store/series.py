@@ -196,6 +196,9 @@ ORDER BY range_end
 """
 
 
+_HORIZON = "UPDATE ecmc.seal_horizon SET thinned_until = greatest(thinned_until, $1){}"
+
+
 async def raw_bytes(connection: asyncpg.Connection[Any], tier: Tier) -> int:
     """What `sample` takes on the disk, indexes and all."""
     if tier.has_timescale:
@@ -226,6 +229,10 @@ async def compress(connection: asyncpg.Connection[Any], tier: Tier, older_than_n
 async def retain(connection: asyncpg.Connection[Any], tier: Tier, older_than_ns: int) -> int:
     """Drop the weeks that are older whole, of every point; returns how many. Results are never touched."""
     due = [week for week in await weeks_of(connection, tier) if week.end_ns <= older_than_ns]
+    if due:  # said before it is done: a kill in between only leaves roll-ups as they are
+        await connection.execute(
+            _HORIZON.format(", dropped_until = greatest(dropped_until, $1)"), datetime_of(due[-1].end_ns)
+        )
     if due and tier.has_timescale:
         horizon = datetime_of(due[-1].end_ns)
         await connection.execute("SELECT drop_chunks('ecmc.sample', older_than => $1::timestamptz)", horizon)
@@ -237,6 +244,7 @@ async def retain(connection: asyncpg.Connection[Any], tier: Tier, older_than_ns:
 
 async def thin(connection: asyncpg.Connection[Any], tier: Tier, week: Week) -> int:
     """Drop what a week has of points that feed no edge, and give its disk back; returns the rows dropped."""
+    await connection.execute(_HORIZON.format(""), datetime_of(week.end_ns))
     async with connection.transaction():
         if tier.has_columnstore:
             await connection.execute("SET LOCAL timescaledb.max_tuples_decompressed_per_dml_transaction = 0")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from core.clock import parse_rfc3339
-from core.plant.model import Point, Retention
+from core.plant.model import Kind, MqttSource, Plant, Point, Retention
 from core.quality import BAD
 from core.samples import NS_PER_S, PointTable, SampleBatch, sample_batch
 from core.store.postgres import PostgresStore
@@ -107,6 +109,33 @@ async def gauges(store: PostgresStore) -> list[tuple[str, float, int, float, flo
         "SELECT point, extract(epoch FROM time)::float8 AS at, n, mean, min, max FROM board.sample_15m ORDER BY 1, 2"
     )
     return [(r["point"], r["at"] - START_NS / NS_PER_S, r["n"], r["mean"], r["min"], r["max"]) for r in found]
+
+
+async def test_roll_ups_outlive_their_samples_and_late_ones_wipe_nothing(
+    store: PostgresStore, plant: Plant
+) -> None:
+    gauge = Point("g0", "active_power_total", "kW", Kind.GAUGE, source=MqttSource("meters/all", "$.kw"))
+    await store.adopt(replace(plant, points=(*plant.points, gauge), fingerprint="f2"))
+    old_ns = NOW_NS - 60 * DAY_NS + np.arange(100) * 900 * NS_PER_S
+    table = PointTable((gauge.id,))
+    await store.write(
+        sample_batch(table, np.zeros(200), np.repeat(old_ns, 2) + [0, 1000] * 100, np.arange(200))
+    )
+    await store.refresh_gauges()
+    before = await gauges(store)
+    await tidy(store, NOW_NS, Retention(other_days=30))
+
+    late_ns = np.array([old_ns[3], old_ns[50] + 2000, old_ns[0] - DAY_NS])
+    report = await store.write(sample_batch(table, np.zeros(3), late_ns, [7.0, 8.0, 9.0]))
+    await store.pool.execute(
+        "INSERT INTO ecmc.dirty_gauge (start_time, end_time) VALUES ('2026-08-01', '2026-10-01')"
+    )
+    await store.refresh_gauges()
+
+    assert report.accepted == 3
+    assert len(before) == 100
+    assert (await gauges(store))[1:] == before
+    assert (await gauges(store))[0][2:4] == (1, 9.0)
 
 
 async def test_a_gauges_quarters_are_what_its_samples_say_after_any_change(
