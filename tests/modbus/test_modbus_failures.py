@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 import random
 from collections import Counter
@@ -372,9 +373,9 @@ async def test_a_device_that_refuses_much_does_not_hold_up_its_neighbour(
             driver, lambda seen: bool(values(seen, "right")) and bool(statuses(seen, "r39"))
         )
         samples += await read_until(driver, lambda seen: all(asked[a] >= 2 for a in range(40)))
-        missed = driver.devices()["n"].counters["missed_ticks"]
 
-    assert missed == 0
+    runs = [len(list(run)) for unit, run in itertools.groupby(request.unit for request in device.requests)]
+    assert max(runs) < 40  # of either unit without the other; a period of the neighbour is twenty
     assert len(good(samples, "n")) >= 5
     assert set(values(samples, "right")) == {8}
     assert {status for a in range(40) for status in statuses(samples, f"r{a}")} == {
