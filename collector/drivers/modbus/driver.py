@@ -14,6 +14,7 @@ others keep their names and values.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 import time
@@ -55,6 +56,7 @@ from collector.drivers.modbus.transport import (
     LinkLost,
     ModbusRefused,
     Transport,
+    named,
     reply_size,
 )
 from collector.drivers.modbus.unit import Planned, Register, Unit
@@ -78,6 +80,7 @@ FIRST_RECHECK_NS = 60 * NS_PER_S  # the same, of what is remembered from before 
 LOOK_NS = 60 * NS_PER_S  # at the wall clock
 CLOCK_STEP_NS = NS_PER_S
 CONFIGURATION_REFUSALS = (ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE)
+SILENCES_TO_CUT = 3  # of a request that was never answered, while the device answers others
 SILENCES_TO_DROP = 2  # unanswered requests in a row, of whatever device, until the link is made anew
 
 
@@ -287,8 +290,25 @@ class ModbusDriver:
 
     async def _ask_block(self, unit: Unit, planned: Planned, number: int, tick: _Tick) -> None:
         block = planned.block
+        if not unit.answered and (unit.mute[block] or self._schedule.is_down(unit.device.id)):
+            asked = unit.probes_alone(block)
+            if asked != block:
+                with contextlib.suppress(ModbusRefused):  # a refusal is an answer too
+                    await self._request(unit, asked.function, asked.address, asked.count)
+                    unit.knows(asked)
+                return
         try:
             data, time_ns = await self._request(unit, block.function, block.address, block.count)
+        except DeviceSilent as why:
+            if not unit.answered or unit.is_known(block):
+                raise
+            await self._is_mute(unit, block, why)
+            tick.bad(planned.points, BAD_NO_COMMUNICATION)
+            return
+        except LinkLost:
+            if not unit.answered:
+                unit.mute[block] += 1
+            raise
         except BadReply:
             tick.bad(planned.points, BAD_COMMUNICATION_ERROR)
             raise
@@ -301,6 +321,7 @@ class ModbusDriver:
                 unit.detail = str(why)
                 tick.bad(planned.points, BAD_DEVICE_FAILURE)
             return
+        unit.knows(block)
         position = self._positions[number]
         if not unit.unreadable:
             unit.detail = ""
@@ -402,6 +423,23 @@ class ModbusDriver:
         if not unit.suspects:
             self._replanned.add(unit.device.id)
 
+    async def _is_mute(self, unit: Unit, block: Block, why: DeviceSilent) -> None:
+        """A request nobody ever answered is silent again: it is the request's fault if the device answers another.
+
+        Some devices do not refuse a register they do not have, they say nothing.
+
+        Raises:
+            DeviceSilent: It does not answer that one either.
+        """
+        count, function, address = min(unit.answered)
+        with contextlib.suppress(ModbusRefused):
+            await self._request(unit, function, address, count)
+        unit.mute[block] += 1
+        if unit.mute[block] >= SILENCES_TO_CUT:
+            unit.cut(block)
+            unit.detail = str(why)
+            self._replanned.add(unit.device.id)
+
     async def _halve(self, unit: Unit, parts: tuple[Block, Block]) -> None:
         refused: list[tuple[Block, ModbusRefused]] = []
         whole = True
@@ -436,6 +474,9 @@ class ModbusDriver:
                 await self._request(unit, function, field.address, field.count)
             except ModbusRefused:
                 pass
+            except DeviceSilent:
+                if not unit.planned:
+                    raise  # nothing else would tell that it is down
             else:
                 unit.refused(function).fields.discard(field)
                 self._replanned.add(unit.device.id)
@@ -448,7 +489,8 @@ class ModbusDriver:
         """The bytes, and the middle of the try that brought them.
 
         A link that was closed meanwhile is made anew. Where it is closed again over the same question, that is
-        the unit's trouble (some gateways hang up on a unit they cannot reach), and the others keep the link.
+        the unit's trouble (some gateways hang up on a unit they cannot reach, some devices over a register they do
+        not have), and the others keep the link.
         """
         tries = 1 + self._retries
         remade = False
@@ -468,10 +510,12 @@ class ModbusDriver:
                 self._counters["reconnects"] += 1
                 async with self._connects:
                     await self._connect(links_made)
-                if remade and len(self._units) == 1:
+                over_this = bool(unit.answered) and (count, function, address) not in unit.answered
+                if remade and len(self._units) == 1 and not over_this:
                     raise
                 if remade:
-                    raise DeviceSilent(f"{why}, whenever unit {unit.device.unit_id} is asked") from None
+                    asked = named(unit.device.unit_id, function, address, count)
+                    raise DeviceSilent(f"{why}, whenever asked for {asked}") from None
                 remade = True
                 continue
             except DeviceSilent:

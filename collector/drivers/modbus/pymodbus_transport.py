@@ -101,11 +101,15 @@ class PymodbusTransport:
         await self.close()
         client: Any = None
 
+        def fail(why: Exception) -> None:
+            waiting: asyncio.Future[Any] = client.ctx.response_future
+            if not waiting.done():
+                waiting.set_exception(why)
+                waiting.exception()  # where nobody waits any more, nobody needs to hear of it
+
         def on_change(connected: bool) -> None:
             if not connected:
-                waiting: asyncio.Future[Any] = client.ctx.response_future
-                if not waiting.done():
-                    waiting.set_exception(ConnectionException("connection closed"))
+                fail(ConnectionException("connection closed"))
 
         client = self._make(on_change)
         take: Callable[..., int] = client.ctx.callback_data
@@ -114,9 +118,7 @@ class PymodbusTransport:
             try:
                 return take(data, addr)
             except Exception as why:
-                waiting: asyncio.Future[Any] = client.ctx.response_future
-                if not waiting.done():
-                    waiting.set_exception(BadReply(str(why)))
+                fail(BadReply(str(why)))
                 return len(data)
 
         client.ctx.callback_data = take_surely

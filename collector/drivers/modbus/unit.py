@@ -9,7 +9,7 @@ from typing import Final
 
 from collector.drivers.modbus.identity import changes, texts_of
 from collector.drivers.modbus.learned import CostMeter, is_news
-from collector.drivers.modbus.plan import Block, Cost, Field, Refusals, plan_blocks
+from collector.drivers.modbus.plan import Block, Cost, Field, Refusals, block_of, halves, plan_blocks
 from collector.drivers.modbus.transport import BIT_FUNCTIONS, MAX_BITS, MAX_REGISTERS, ModbusRefused
 from core.plant.model import Device, ModbusSource, Point
 from core.samples import NS_PER_S
@@ -66,6 +66,8 @@ class Unit:
         identity: Who it says it is.
         exchanged: What it says otherwise than before, in words; empty while it is the same.
         texts_ns: When its identity is to be read.
+        answered: Requests that brought data once, as (count, function, address).
+        mute: How often a request that never did was left unanswered while the device answered others.
     """
 
     def __init__(
@@ -103,7 +105,10 @@ class Unit:
         self.identity: dict[str, str] = dict(identity or {})
         self.exchanged = ""
         self.texts_ns = 0
+        self.answered: set[tuple[int, int, int]] = set()
+        self.mute: Counter[Block] = Counter()
         self._missed = 0
+        self._probes = 0
         self._stood_at: Mapping[int, int] | None = None
         self._registers = tuple(registers)
         self._cost = cost
@@ -140,9 +145,7 @@ class Unit:
     def stand_at(self, models: Mapping[int, int]) -> None:
         """Its SunSpec models were found at these addresses; what it refused at others says nothing about it now."""
         if models != self._stood_at:
-            self.refusals.clear()
-            self.suspects.clear()
-            self.rechecks.clear()
+            self._forget()
         self.models = self._stood_at = models
 
     @property
@@ -163,11 +166,42 @@ class Unit:
                 f"{self.device.id} is another one: {news}; "
                 "where the meter was exchanged, write its last and first reading down as an event"
             )
-            self.refusals.clear()
-            self.suspects.clear()
-            self.rechecks.clear()
+            self._forget()
             self.meter = CostMeter()
         return news
+
+    def _forget(self) -> None:
+        self.refusals.clear()
+        self.suspects.clear()
+        self.rechecks.clear()
+        self.answered.clear()
+        self.mute.clear()
+
+    def is_known(self, block: Block) -> bool:
+        return (block.count, block.function, block.address) in self.answered
+
+    def knows(self, block: Block) -> None:
+        """The request brought data."""
+        self.answered.add((block.count, block.function, block.address))
+
+    def probes_alone(self, block: Block) -> Block:
+        """What to ask a device that never answered: the block, and every other time one field of it.
+
+        Some devices say nothing to a request that touches a register they do not have, or hang up.
+        """
+        self._probes += 1
+        if self._probes % 2 or len(block.fields) < 2:
+            return block
+        return block_of(block.function, [block.fields[self._probes // 2 % len(block.fields)]])
+
+    def cut(self, block: Block) -> None:
+        """The block is never answered, the device is well: ask for its halves, of a single field no more."""
+        refusals = self.refused(block.function)
+        parts = halves(block)
+        if parts is None:
+            refusals.fields |= set(block.fields)
+        else:
+            refusals.borders.add(parts[1].address)
 
     def look(self, missed: int, since_ns: int) -> None:
         """Say whether it is asked too rarely, from its polls missed so far and the time since the last look."""
