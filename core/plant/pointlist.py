@@ -33,7 +33,7 @@ COLUMNS: Final = (
     "scale", "offset", "low", "high", "deadband", "period_s", "counter_max", "sentinel", "topic", "json_path",
     "node_id",
 )  # fmt: skip
-MORE_COLUMNS: Final = ("bit", "element", "time_path", "reduce")  # read where they stand
+MORE_COLUMNS: Final = ("bit", "element", "time_path", "reduce", "resolution")  # read where they stand
 TYPES: Final = frozenset(WORDS) - {"acc32", "sunssf"}  # those two mean something only beside a SunSpec model
 POINT_ID: Final = re.compile(r"[a-z0-9][a-z0-9_.\-]*")
 _NODE_ID: Final = re.compile(r"(ns=\d+;|nsu=[^;]+;)?([isgb])=(.+)")
@@ -197,6 +197,11 @@ def _point(
             row.fault("counter_max", str(why))
         if quantity is not None and quantity.kind is not Kind.COUNTER:
             row.fault("counter_max", f"counter_max on {quantity.id}, which is no counter")
+    resolution = row.number("resolution", resolution)
+    if resolution is not None and resolution <= 0:
+        row.fault("resolution", f"resolution is {resolution:g}, wanted more than 0: one step of the register")
+    if row.text("resolution") and quantity is not None and quantity.kind is Kind.GAUGE:
+        row.fault("resolution", f"resolution on {quantity.id}, which is no counter")
     invalid_values = () if isinstance(source, ModbusSource) else _invalid_values(row, source)
     if point_id in devices:
         row.fault("point", f"id {point_id!r} is a device's; an edge could not tell them apart")

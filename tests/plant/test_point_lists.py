@@ -121,6 +121,25 @@ def test_the_step_is_the_last_decimal_place_written(
     assert (point.counter_modulus, point.resolution) == (modulus, step)
 
 
+def test_a_step_that_no_decimal_place_shows_can_be_stated(
+    works: Path, load: Load, faults_of: FaultsOf
+) -> None:
+    steps = works / "points.csv"
+    head, *rows = steps.read_text("utf-8").splitlines()
+    lines = [
+        f"{head},resolution",
+        *(f"{row},0.4" if row.startswith("m-steam.heat") else f"{row}," for row in rows),
+    ]
+
+    steps.write_text("\n".join(lines) + "\n", "utf-8")
+    stated = load(works).point_by_id["m-steam.heat"]
+    steps.write_text("\n".join(lines).replace(",0.4", ",-1") + "\n", "utf-8")
+    (fault,) = faults_of(works)
+
+    assert (stated.resolution, stated.counter_modulus) == (0.4, 1_000_000.0)
+    assert "resolution is -1, wanted more than 0" in fault.reason
+
+
 def test_sentinels_are_unsigned_raw_patterns_on_modbus(works: Path, load: Load) -> None:
     plant = load(works)
 
