@@ -194,7 +194,10 @@ class Engine:
             zip((metered.point for metered in self._by_register), registers, strict=True)
         )
         self._compile_media()
-        self._kwh_of_register = [register.kwh_per_unit for register in registers]
+        self._kwh_of_register = {
+            metered.edge: register.kwh_per_unit
+            for metered, register in zip(self._by_register, registers, strict=True)
+        }
         self._soc = tuple(
             (i, node.soc, node.capacity_kwh or 0.0)
             for i, node in enumerate(n for n in plant.nodes if n.kind is NodeKind.STORAGE)
@@ -305,8 +308,7 @@ class Engine:
         Raises:
             KeyError: No register meters the edge.
         """
-        rows = {metered.edge: row for row, metered in enumerate(self._by_register)}
-        return self._kwh_of_register[rows[edge]]
+        return self._kwh_of_register[edge]
 
     # -- computing ------------------------------------------------------------
 

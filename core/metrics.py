@@ -32,6 +32,13 @@ LIVE_ERROR = Gauge(
     ["node"],
 )
 
+POWER_DIFFERENCE = Gauge(
+    "ecmc_power_difference_share", "Energy by power over the last day against its register, less 1", ["edge"]
+)
+CONSERVATION_ERROR = Gauge(
+    "ecmc_conservation_error", "Largest relative break of carbon conservation in the window computed last"
+)
+
 ALERTS = Gauge("ecmc_alerts", "Alarms by state", ["state"])
 
 HTTP_REQUESTS = Counter("ecmc_http_requests", "Requests answered", ["method", "route", "status"])

@@ -26,7 +26,8 @@ from core.errors import BadRequest, StoreUnavailable
 from core.health import Health, Part, Status
 from core.history import History, Segment
 from core.lookback import WEEK_NS, WEEKS, Wanted
-from core.metrics import ENGINE_LAG_S, ENGINE_SECONDS, ENGINE_WINDOWS
+from core.metrics import CONSERVATION_ERROR, ENGINE_LAG_S, ENGINE_SECONDS, ENGINE_WINDOWS
+from core.plant.watched import CONSERVED
 from core.results import HOUR_NS, WindowResult
 from core.samples import NS_PER_S, SampleBatch, concatenate
 from core.store.seam import DirtyRange, Run, Stocks, Store
@@ -283,6 +284,10 @@ class Pipeline:
         run = Run(known_at_ns, segments[-1].engine.fingerprint, reason)
         await self._store.write_window(result, run, done)
         ENGINE_WINDOWS.inc()
+        CONSERVATION_ERROR.set(result.conservation_error)
+        if result.conservation_error > CONSERVED:
+            where = {"from": rfc3339(start_ns), "to": rfc3339(end_ns), "error": result.conservation_error}
+            log.error("carbon is not conserved", extra=where)
         newest_ns = self._open.start_ns if self._open is not None else -1
         if end_ns - HOUR_NS >= newest_ns:
             self._open = result.last_hour()

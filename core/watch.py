@@ -21,7 +21,7 @@ from core.clock import Clock, datetime_of, rfc3339, time_ns_of
 from core.errors import EcmcError
 from core.history import History
 from core.ledger import counter_ledger
-from core.metrics import LIVE_ERROR
+from core.metrics import LIVE_ERROR, POWER_DIFFERENCE
 from core.plant.model import Edge, Node, NodeKind, PointMeter, Role
 from core.results import HOUR_NS, Basis, Mark, WindowResult
 from core.samples import NS_PER_S, PointTable, SampleBatch, sample_batch
@@ -56,8 +56,13 @@ def observed(
     minutes = hour.base_ns / (60 * NS_PER_S)
     residual = dict(zip(hour.nodes, hour.residual_kwh.sum(axis=-1).tolist(), strict=True))
     by_mark = {name: (hour.energy.energy_kwh[row], marks[name]) for row, name in enumerate(hour.edges)}
+    touching: dict[str, list[Edge]] = {node.id: [] for node in nodes}
+    for edge in edges:
+        if edge.id in kwh:
+            touching[edge.source].append(edge)
+            touching[edge.target].append(edge)
     for node in nodes:
-        mine = [edge for edge in edges if node.id in (edge.source, edge.target) and edge.id in kwh]
+        mine = touching[node.id]
         if node.kind is NodeKind.BUS or node.efficiency is not None:
             # A meter's class error holds all hour long; a register may be one step off at either end.
             variance = sum(
@@ -101,14 +106,15 @@ class Watch:
         self._tell = tell
         self._looked_until_ns = 0
         self._day_until_ns = 0
-        self._heard: dict[int, dict[str, list[float]]] = {}  # hour -> node -> kgCO2e/h, each second
+        self._heard: dict[int, dict[str, tuple[int, float]]] = {}  # hour -> node -> pictures, sum of kgCO2e/h
 
     def heard(self, picture: LiveUpdate) -> None:
-        """Keep a live picture until its hour has closed."""
+        """Count a live picture in until its hour has closed."""
         hour = self._heard.setdefault(picture.time_ns // HOUR_NS * HOUR_NS, {})
         for node in picture.nodes:
             if node.emissions_kgco2e_per_h is not None:
-                hour.setdefault(node.node, []).append(node.emissions_kgco2e_per_h)
+                pictures, total = hour.get(node.node, (0, 0.0))
+                hour[node.node] = pictures + 1, total + node.emissions_kgco2e_per_h
         while len(self._heard) > 3:
             del self._heard[min(self._heard)]
 
@@ -147,10 +153,10 @@ class Watch:
         first = self._history().current.methods[0].id
         shown = [i for i, f in enumerate(hour.flows) if f.method_set == first and f.basis == Basis.LOCATION]
         for row, node in enumerate(hour.nodes):
-            rates = heard.get(node, [])
-            closed_kg = float(np.nansum(hour.through_kg[row, shown]))
-            if len(rates) >= _PICTURES and closed_kg > 0:
-                LIVE_ERROR.labels(node).set(float(np.mean(rates)) / closed_kg - 1.0)
+            pictures, total = heard.get(node, (0, 0.0))
+            closed_kg = float(hour.through_kg[row, shown].sum())  # NaN: not known for the whole hour
+            if pictures >= _PICTURES and closed_kg > 0:
+                LIVE_ERROR.labels(node).set(total / pictures / closed_kg - 1.0)
 
     async def _observed(self, hour: WindowResult) -> SampleBatch:
         engine = await self._history().engine_at(hour.start_ns)
@@ -183,6 +189,8 @@ class Watch:
             ):
                 days = await counter_ledger(engine, self._store, meter.point, start_ns, end_ns)
                 told[f"power:{edge.id}"] = abs(days[0].difference_share)
+                if np.isfinite(days[0].difference_share):
+                    POWER_DIFFERENCE.labels(edge.id).set(days[0].difference_share)
         log.debug(
             "registers compared with their power", extra={"day": rfc3339(start_ns), "meters": len(told)}
         )

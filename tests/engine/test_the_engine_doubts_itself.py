@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from core.alerts import Alarms
-from core.bus import LocalBus
+from core.bus import LiveNode, LiveUpdate, LocalBus
 from core.carbon.factors import FactorLibrary
 from core.clock import parse_rfc3339
 from core.engine import Engine
 from core.health import Health
+from core.metrics import LIVE_ERROR
 from core.pipeline import Pipeline
 from core.plant.load import load_plant
 from core.plant.model import Plant
@@ -200,8 +201,15 @@ async def test_an_imbalance_of_an_hour_raises_its_alarm_and_goes_with_it(halls: 
     value = np.where(third & column, 80.0 + 60.0 * (lost.time_ns - START - 2 * HOUR_NS) / HOUR_NS, lost.value)
     await store.write(replace(lost, value=value))
     await pipeline.drain()
+    engine = pipeline.history.current
+    rates = dict(zip(engine.nodes, (110.0 if name == "site" else None for name in engine.nodes), strict=True))
+    nodes = tuple(LiveNode(name, None, rate, None) for name, rate in rates.items())
+    for second in range(1800):  # half an hour of pictures that are too high by what they are told to be
+        watch.heard(LiveUpdate(START + HOUR_NS + second * NS_PER_S, nodes, {}))
 
     await watch.look()
+    closed_kg = 160.0 * 0.5581
+    assert LIVE_ERROR.labels("site")._value.get() == pytest.approx(110.0 / closed_kg - 1, rel=1e-9)
     alarm = alarms.one("balance:main")
     assert alarm["state"] == "active-unack"
     assert "imbalance over the errors" in str(alarm["message"])
