@@ -36,7 +36,8 @@ from core.workers import HERE, Workers
 log = logging.getLogger(__name__)
 
 _READ = ("samples", "correction", "event")  # reasons that change what readings say
-OPEN_INTERVAL_EVERY_NS = 10 * NS_PER_S  # how often an interval still filling is written
+OPEN_INTERVAL_EVERY_NS = 10 * NS_PER_S  # how often an interval still filling is written, at most
+OPEN_INTERVAL_SHARE = 0.05  # of the time: what that may take, so that a large plant's is written less often
 GATHER_S = 15.0  # the longest that a round waits for rows still coming
 LONG_RANGE_NS = 24 * HOUR_NS  # a longer dirty range is taken whole, without reading all that is in it
 CHUNK_HOURS = 7 * 24  # the longest window computed at once, and
@@ -76,6 +77,7 @@ class Pipeline:
             None  # the newest hour, so that a new minute is not a new hour's work
         )
         self._open_written_ns = 0
+        self._open_every_ns = OPEN_INTERVAL_EVERY_NS
 
     def adopt(self, engine: Engine) -> None:
         """Run with a new plant model; the store says from when on it holds."""
@@ -163,7 +165,7 @@ class Pipeline:
         ENGINE_LAG_S.set(max(0.0, (now_ns - min(r.end_ns for r in ranges)) / NS_PER_S))
         still_open = all(r.start_ns >= open_from_ns and r.reason == "samples" for r in ranges)
         since_written_ns = abs(now_ns - self._open_written_ns)  # the clock may have been set back
-        if still_open and not everything and since_written_ns < OPEN_INTERVAL_EVERY_NS:
+        if still_open and not everything and since_written_ns < self._open_every_ns:
             return False
         started = asyncio.get_running_loop().time()
         spans = await self._influence(ranges)
@@ -175,7 +177,10 @@ class Pipeline:
         if not spans:
             await self._store.forget_dirty([r.id for r in ranges])
         self._open_written_ns = now_ns
-        ENGINE_SECONDS.observe(asyncio.get_running_loop().time() - started)
+        spent_s = asyncio.get_running_loop().time() - started
+        if still_open:
+            self._open_every_ns = max(OPEN_INTERVAL_EVERY_NS, int(spent_s / OPEN_INTERVAL_SHARE * NS_PER_S))
+        ENGINE_SECONDS.observe(spent_s)
         return True
 
     async def recompute(

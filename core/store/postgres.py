@@ -552,10 +552,11 @@ def _beside(rows: Sums, other: Sums, column: str, absent: float) -> Floats:
     """The column of `other` for each (first key, bucket) of `rows`, added up over its further keys."""
     if len(other.start_ns) == 0:
         return np.full(len(rows.start_ns), absent)
-    at = np.column_stack([other.keys[:, 0], other.start_ns])
-    wanted = np.column_stack([rows.keys[:, 0], rows.start_ns])
-    both, place = np.unique(np.concatenate([at, wanted]), axis=0, return_inverse=True)
-    theirs, ours = place[: len(at)], place[len(at) :]
-    total = np.bincount(theirs, weights=other.columns[column], minlength=len(both))
-    there = np.bincount(theirs, minlength=len(both)) > 0
-    return np.where(there, total, absent)[ours]
+    size, places = 1, np.zeros(len(other.start_ns) + len(rows.start_ns), dtype=np.int64)
+    for theirs, ours in ((other.keys[:, 0], rows.keys[:, 0]), (other.start_ns, rows.start_ns)):
+        found, place = np.unique(np.concatenate([theirs, ours]), return_inverse=True)
+        places, size = places * found.size + place, size * found.size
+    at, wanted = np.split(places, [len(other.start_ns)])
+    total = np.bincount(at, weights=other.columns[column], minlength=size)
+    there = np.bincount(at, minlength=size) > 0
+    return np.where(there, total, absent)[wanted]

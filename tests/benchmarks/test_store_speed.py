@@ -18,12 +18,14 @@ import pytest
 
 from core.clock import parse_rfc3339
 from core.plant.model import Edge, Kind, Label, Node, NodeKind, Plant, Point, PointMeter, Role
+from core.quality import BAD, GOOD, UNCERTAIN
 from core.results import HOUR_NS, SITE, Flow, IntervalEnergy, WindowResult
-from core.samples import NS_PER_S, PointTable, SampleBatch, sample_batch
+from core.samples import NS_PER_S, Floats, PointTable, SampleBatch, Statuses, Times, sample_batch
 from core.store.copy import binary_rows, pg_time
 from core.store.postgres import PostgresStore
 from core.store.seam import Run
 from core.store.writer import settled
+from simulators.recording import recording, steel
 
 START_NS = parse_rfc3339("2026-01-01T00:00:00Z")
 POINTS = 5000
@@ -158,11 +160,13 @@ async def test_a_year_of_one_node_by_hour_comes_in_20_ms(database: str) -> None:
     end_ns = START_NS + hours * HOUR_NS
 
     energy_s = await best(5, lambda: store.energy(["e"], START_NS, end_ns, "1h"))
-    emissions_s = await best(5, lambda: store.emissions(["press"], START_NS, end_ns, "1mo", "location", "m"))
+    node_s = await best(5, lambda: store.emissions(["press"], START_NS, end_ns, "1h", "location", "m"))
+    months_s = await best(5, lambda: store.emissions(["press"], START_NS, end_ns, "1mo", "location", "m"))
     await store.close()
 
     print(
-        f"\nyear of one edge by hour {energy_s * 1e3:.1f} ms, of one node by month {emissions_s * 1e3:.1f} ms"
+        f"\nyear by hour: of one edge {energy_s * 1e3:.1f} ms, carbon of one node, two scopes {node_s * 1e3:.1f} ms,"
+        f" at most 20; carbon by month {months_s * 1e3:.1f} ms"
     )
 
 
@@ -190,4 +194,61 @@ def results(start_ns: int, hours: int) -> WindowResult:
         through_kwh=random((3, t)),
         stock_kwh=np.zeros((0, hours + 1)),
         stock_kg=np.zeros((0, 2, hours + 1)),
+    )
+
+
+def recorded() -> SampleBatch:
+    """Every column of every recording as measured, year-long ones by stretches of four weeks, all on one calendar."""
+    stretch_ns = 28 * 86_400 * NS_PER_S
+    held: list[tuple[Times, Floats, Statuses]] = []
+    for source in (steel(), *map(recording, RECORDINGS)):
+        labelled = [column for name, column in source.columns.items() if name.startswith("is_")]
+        for name, column in source.columns.items():
+            if name.startswith("is_"):
+                continue
+            status = np.where(np.isnan(column), BAD, GOOD)
+            for label in labelled:
+                status = np.where(label == 1, UNCERTAIN, status)
+            since_ns = source.time_ns - source.time_ns[0]
+            for part in range(int(since_ns[-1] // stretch_ns) + 1):
+                mine = since_ns // stretch_ns == part
+                held.append((since_ns[mine] % stretch_ns, column[mine], status[mine]))
+    return sample_batch(
+        PointTable(tuple(f"p{i}" for i in range(len(held)))),
+        np.repeat(np.arange(len(held)), [time_ns.size for time_ns, _, _ in held]),
+        START_NS + np.concatenate([time_ns for time_ns, _, _ in held]),
+        np.concatenate([value for _, value, _ in held]),
+        np.concatenate([status for _, _, status in held]),
+    )
+
+
+RECORDINGS = (
+    "metal_processing",
+    "pv_system50",
+    "irradiance_system15",
+    "pv_rsf2",
+    "pv_serf_west",
+    "weather_rmis",
+    "inverter_stale",
+    "inverter_interpolated",
+    "air_compressor",
+)
+
+
+async def test_recordings_take_at_most_8_bytes_a_row_compressed(databases: Any) -> None:
+    dsn = os.environ.get("ECMC_TEST_TIMESCALE_DSN")
+    if not dsn:
+        pytest.skip("ECMC_TEST_TIMESCALE_DSN names no TimescaleDB server")
+    store = await PostgresStore.open(await asyncio.to_thread(type(databases)(dsn).new), plant())
+    batch = recorded()
+    await store.write(batch)
+    plain = await store.pool.fetchval("SELECT hypertable_size('ecmc.sample')")
+
+    chunks = await store.compress(START_NS + 365 * 24 * HOUR_NS)
+    packed = await store.pool.fetchval("SELECT hypertable_size('ecmc.sample')")
+    await store.close()
+
+    print(
+        f"\n{len(batch):,} recorded rows of {len(batch.points)} points with their statuses, {chunks} chunks:"
+        f" {plain / len(batch):.1f} B a row, compressed {packed / len(batch):.1f}, at most 8"
     )
