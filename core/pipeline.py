@@ -214,7 +214,31 @@ class Pipeline:
                 compared = frozenset().union(*(model.engine.compared_points for model in models))
                 reach = await self._reach(sorted(points), start_ns, end_ns, corrected, compared)
             spans.append(Span(reach[0] // base_ns * base_ns, (reach[1] // base_ns + 1) * base_ns))
-        return _merged(spans)
+        return await self._computable(_merged(spans))
+
+    async def _computable(self, spans: list[Span]) -> list[Span]:
+        """Less what stands for good: hours computed from readings that are no longer kept."""
+        recent_ns = self._clock.now_ns() - LONG_RANGE_NS
+        if all(span.start_ns >= recent_ns for span in spans):
+            return spans
+        kept_ns = await self._store.computable_from(self._engine.points)
+        if kept_ns is None:
+            return spans
+        left: list[Span] = []
+        for span in spans:
+            at_ns = span.start_ns
+            old_to_ns = min(span.end_ns, -(-kept_ns // HOUR_NS) * HOUR_NS)
+            for run in await self._store.runs(span.start_ns // HOUR_NS * HOUR_NS, max(at_ns, old_to_ns)):
+                log.warning(
+                    "readings came for a time whose others are no longer kept; its figures stand",
+                    extra={"start": rfc3339(run.start_ns), "end": rfc3339(run.end_ns)},
+                )
+                if at_ns < run.start_ns:
+                    left.append(Span(at_ns, run.start_ns))
+                at_ns = run.end_ns
+            if at_ns < span.end_ns:
+                left.append(Span(at_ns, span.end_ns))
+        return left
 
     async def _mark_weeks_after(self, spans: Sequence[Span], now_ns: int) -> None:
         """Have computed again what later silences took from the weekdays that lie in these spans."""

@@ -363,10 +363,17 @@ async def kept_from(connection: asyncpg.Connection[Any], points: list[int]) -> i
         " FROM ecmc.latest AS l WHERE l.point_id = ANY($1)",
         points,
     )
-    # Of a point that has none left, nothing is missing after its last one.
-    dropped = [
-        row["kept"] or row["time"] for row in rows if row["kept"] is None or row["kept"] > row["first_time"]
-    ]
+    horizon = await connection.fetchval(
+        "SELECT dropped_until FROM ecmc.seal_horizon WHERE dropped_until > '-infinity'"
+    )
+    dropped = []
+    for row in rows:
+        if row["kept"] is None:  # of a point that has none left, nothing is missing after its last one
+            dropped.append(row["time"])
+        elif horizon is not None and row["first_time"] < horizon:
+            dropped.append(max(row["kept"], horizon))  # one that came late brings no other back
+        elif row["kept"] > row["first_time"]:
+            dropped.append(row["kept"])
     return max(map(time_ns_of, dropped), default=None)
 
 
