@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from collector.drivers.modbus.driver import connection_transport, connection_units
+from collector.drivers.modbus.build import connection_transport, connection_units
 from collector.drivers.modbus.mbap import MbapTransport
 from collector.drivers.modbus.plan import Block
 from collector.drivers.modbus.sunspec import CANDIDATES, model_addresses

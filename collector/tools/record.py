@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from collector.drivers.modbus.driver import connection_transport, modbus_driver
+from collector.drivers.modbus.build import connection_transport, modbus_driver
 from collector.drivers.modbus.mbap import MbapTransport
 from core.errors import BadRequest, DeviceUnreachable
 from core.plant.model import Plant

@@ -15,7 +15,7 @@ from lines import certificate, serial_line
 from modbus_field import crc16, plant_of, point, source
 
 import collector
-from collector.drivers.modbus.driver import connection_transport
+from collector.drivers.modbus.build import connection_transport
 from core.errors import DeviceUnreachable
 from core.plant.model import Connection, Protocol
 

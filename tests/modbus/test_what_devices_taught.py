@@ -13,7 +13,7 @@ import pytest
 from modbus_field import FieldDevice, Request, plant_of, point, read_until, rows, source, statuses, values
 
 from collector.drivers.modbus import ModbusDriver, modbus_driver
-from collector.drivers.modbus.driver import connection_units
+from collector.drivers.modbus.build import connection_units
 from collector.drivers.modbus.learned import CostMeter, Learned
 from collector.drivers.modbus.plan import Cost
 from collector.run import Collectors, make_driver
