@@ -568,6 +568,35 @@ async def test_a_device_failure_is_bad_while_it_lasts(device: FieldDevice, clien
     assert good(then, "a") == [1]
 
 
+async def test_a_register_whose_reading_fails_in_the_device_does_not_take_its_neighbours_along(
+    device: FieldDevice,
+) -> None:
+    """Exception 4 where others say 2: the whole request would fail for ever."""
+    device.words = {address: 1000 + address for address in range(20)}
+
+    async def failing_at_seven(request: Request) -> None:
+        if request.address <= 7 < request.address + request.count:
+            request.refuse(4)
+        else:
+            request.send(device.pdu(request))
+
+    device.answer = failing_at_seven
+    points = [point(f"r{a}", source(a), period_s=0.02) for a in range(20)]
+
+    async with driver_of(plant_of({"m": points}, device.port)) as driver:
+        first = await read_until(driver, lambda seen: len(seen) >= 20)
+        samples = await read_until(
+            driver,
+            lambda seen: (
+                all(good(seen, f"r{a}") for a in range(20) if a != 7)
+                and quality.BAD_CONFIGURATION_ERROR in statuses(seen, "r7")
+            ),
+        )
+
+    assert {status for _, _, _, status in first} == {quality.BAD_DEVICE_FAILURE}
+    assert all(value == 1000 + int(name[1:]) for name, _, value, status in samples if status == quality.GOOD)
+
+
 async def test_one_silent_device_does_not_keep_the_others_from_their_polls(
     device: FieldDevice, client: str
 ) -> None:

@@ -73,7 +73,7 @@ FIRST_RECHECK_NS = 60 * NS_PER_S  # the same, of what is remembered from before 
 LOOK_NS = 60 * NS_PER_S  # at the wall clock
 CLOCK_STEP_NS = NS_PER_S
 CONFIGURATION_REFUSALS = (ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE)
-SILENCES_TO_CUT = 3  # of a request that was never answered, while the device answers others
+FAILURES_TO_CUT = 3  # of a request that never brought data, while others do
 SILENCES_TO_DROP = 2  # unanswered requests in a row, of whatever device, until the link is made anew
 
 
@@ -298,9 +298,8 @@ class ModbusDriver:
             await self._is_mute(unit, block, why)
             tick.bad(planned.points, BAD_NO_COMMUNICATION)
             return
-        except LinkLost:
-            if not unit.answered:
-                unit.mute[block] += 1
+        except LinkLost as why:
+            self._suspect(unit, block, why)
             raise
         except BadReply:
             tick.bad(planned.points, BAD_COMMUNICATION_ERROR)
@@ -313,6 +312,7 @@ class ModbusDriver:
             elif why.code not in (ACKNOWLEDGE, BUSY):  # those two mean: ask again later
                 unit.detail = str(why)
                 tick.bad(planned.points, BAD_DEVICE_FAILURE)
+                self._suspect(unit, block, why)
             return
         unit.knows(block)
         position = self._positions[number]
@@ -427,8 +427,14 @@ class ModbusDriver:
         count, function, address = min(unit.answered)
         with contextlib.suppress(ModbusRefused):
             await self._request(unit, function, address, count)
+        self._suspect(unit, block, why)
+
+    def _suspect(self, unit: Unit, block: Block, why: Exception) -> None:
+        """A request brought no data; one that never did is cut where the device answers others."""
+        if unit.is_known(block):
+            return
         unit.mute[block] += 1
-        if unit.mute[block] >= SILENCES_TO_CUT:
+        if unit.answered and unit.mute[block] >= FAILURES_TO_CUT:
             unit.cut(block)
             unit.detail = str(why)
             self._replanned.add(unit.device.id)

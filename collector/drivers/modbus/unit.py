@@ -67,7 +67,7 @@ class Unit:
         exchanged: What it says otherwise than before, in words; empty while it is the same.
         texts_ns: When its identity is to be read.
         answered: Requests that brought data once, as (count, function, address).
-        mute: How often a request that never did was left unanswered while the device answered others.
+        mute: How often a request that never did was asked for nothing.
     """
 
     def __init__(
