@@ -67,7 +67,9 @@ QUEUE_SIZE: Final = 10
 REFUSED_RETRY_S: Final = 600.0
 HISTORY_RETRY_S: Final = 60.0
 REMEMBER_S: Final = 10.0
-ROWS_AHEAD: Final = 100_000  # of history, before what has been read is on disk
+ROWS_AHEAD: Final = (
+    100_000  # beyond these no more is asked for till they are on disk; the server's queues wait
+)
 
 _NO_SUCH_NODE: Final = (
     ua.StatusCodes.BadNodeIdUnknown,
@@ -152,7 +154,8 @@ class OpcuaDriver:
         self._gap_marked = True
         self._arrived = asyncio.Event()
         self._rows: list[Rows] = []  # until the next read
-        self._taken = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._has_room.set()
         self._marks: list[SampleBatch] = []
         n = len(points)
         self._heartbeat_ns = np.array([max(p.period_s, HEARTBEAT_S) for p in points]) * NS_PER_S
@@ -171,8 +174,9 @@ class OpcuaDriver:
     async def __aenter__(self) -> Self:
         self._lost = None
         self._groups, self._polling, self._refused = [], {}, []
-        self._publisher = Publisher(self._session, self._lose)
+        self._publisher = Publisher(self._session, self._lose, self._has_room)
         self._rows.clear()
+        self._has_room.set()
         try:
             async with asyncio.timeout(5 * self._session.timeout_s):
                 await self._session.open(self._lose)
@@ -414,7 +418,7 @@ class OpcuaDriver:
         now = time.monotonic()
         for group in self._groups:
             silent_s = now - group.heard_s
-            if silent_s > 3 * max(KEEP_ALIVE_S, group.publishing_s):
+            if silent_s > 3 * max(KEEP_ALIVE_S, group.publishing_s) and self._has_room.is_set():
                 self._lose(f"subscription {group.id} silent for {silent_s:.0f} s")
         if self._refused and now > self._retry_refused_s:
             await self._retry_refused()
@@ -495,9 +499,7 @@ class OpcuaDriver:
             async for values in read_history(self._session, part, since_ns, until_ns):
                 rows = history_rows(self._feeds, values, until_ns, self._last_ns.size)
                 self._take_history(gap, rows, before)
-                while sum(map(len, self._rows)) > ROWS_AHEAD:
-                    self._taken.clear()
-                    await self._taken.wait()
+                await self._has_room.wait()
 
         kept = await nodes_with_history(self._session, nodes)
         await self._session.split(Service.HISTORY, kept, read)
@@ -516,7 +518,8 @@ class OpcuaDriver:
             marks_ns = [mark for mark in gap.marks_ns if standing is None or mark >= standing[1]]
             repeats += across_marks(standing, of_slot, marks_ns)
             before[slot] = of_slot[-1]
-        self._rows += [rows, Rows.of(repeats)]
+        self._add(rows)
+        self._add(Rows.of(repeats))
         self._counters["history_values"] += len(rows)
         self._arrived.set()
 
@@ -525,15 +528,23 @@ class OpcuaDriver:
     def _take_values(self, values: Values, arrival_ns: int, polled: bool) -> None:
         rows = self._feeds.rows_of(values, arrival_ns, self._last_status, standing=polled)
         self._counters["overflows"] += overflows(values)
-        self._rows.append(rows)
+        self._add(rows)
         # Of several of one slot the last stands.
         self._last_ns[rows.slot], self._last_raw[rows.slot] = rows.time_ns, rows.raw
         self._last_status[rows.slot] = rows.status
 
+    def _add(self, rows: Rows) -> None:
+        self._rows.append(rows)
+        if sum(map(len, self._rows)) > ROWS_AHEAD:
+            self._has_room.clear()
+
     def _take_rows(self) -> SampleBatch:
         taken, self._rows = self._rows, []
+        if not self._has_room.is_set():
+            for group in self._groups:
+                group.heard_s = time.monotonic()
         batches = [self._delivery.batch(rows.slot, rows.time_ns, rows.raw, rows.status) for rows in taken]
-        self._taken.set()
+        self._has_room.set()
         self._counters["values"] += sum(map(len, batches))
         return concatenate(batches)
 

@@ -34,10 +34,15 @@ class _Subscription:
 
 
 class Publisher:
-    """The subscriptions of one session; `lost` is told what ended them."""
+    """The subscriptions of one session; `lost` is told what ended them.
 
-    def __init__(self, session: Session, lost: Callable[[str], None]) -> None:
+    While `has_room` is not set nothing is asked for: what comes waits in the server's queues, or ends there with a
+    mark of its own.
+    """
+
+    def __init__(self, session: Session, lost: Callable[[str], None], has_room: asyncio.Event) -> None:
         self._session = session
+        self._has_room = has_room
         self._lost = lost
         self._subscriptions: dict[int, _Subscription] = {}
         self._acknowledge: list[ua.SubscriptionAcknowledgement] = []
@@ -70,6 +75,7 @@ class Publisher:
     async def _ask(self) -> None:
         try:
             while True:
+                await self._has_room.wait()
                 request = ua.PublishRequest()
                 acknowledged, self._acknowledge = self._acknowledge, []
                 request.Parameters.SubscriptionAcknowledgements = acknowledged

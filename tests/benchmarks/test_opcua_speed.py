@@ -72,9 +72,11 @@ def test_10_000_changes_a_second(opcua: Any, tmp_path: Path, security: str) -> N
                 await take()
             took = time.process_time() - began_cpu_s, time.monotonic() - began_s
             changes = await asyncio.to_thread(server.halt)
-            until_s = time.monotonic() + 10
-            while seen.sum() < changes and time.monotonic() < until_s:
+            for _ in range(60):  # a busy server may be late with the last of them
+                if seen.sum() == changes:
+                    break
                 await take()
+            print(f"\n{driver.devices()['line'].counters}")
             return *took, changes
 
     try:
@@ -84,7 +86,7 @@ def test_10_000_changes_a_second(opcua: Any, tmp_path: Path, security: str) -> N
     print(
         f"\nOPC UA, {NODES:,} nodes, {changes / wall:,.0f} changes/s for {wall:.0f} s onto the disk, {security}: "
         f"{cpu / wall * 100:.1f} % of a core, {cpu / changes * 1e6:.1f} µs each, {changes - seen.sum()} of {changes:,} "
-        "lost (wanted 10,000 below 50 %)"
+        "lost, {np.flatnonzero(newest + seen).size} nodes with a hole (wanted 10,000 below 50 %)"
     )
     assert seen.sum() == changes
     np.testing.assert_array_equal(newest, -seen)  # each node's numbers without a hole

@@ -123,6 +123,7 @@ class Wire:
 
     def __init__(self, to_port: int) -> None:
         self._to_port = to_port
+        self.sent: list[bytearray] = []  # what came in, by connection
         self._writers: list[asyncio.StreamWriter] = []
         self._refusing = False
         self._flowing = asyncio.Event()
@@ -156,11 +157,16 @@ class Wire:
             return
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._to_port)
         self._writers += [writer, far_writer]
-        await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+        self.sent.append(bytearray())
+        await asyncio.gather(self._pump(reader, far_writer, self.sent[-1]), self._pump(far_reader, writer))
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kept: bytearray | None = None
+    ) -> None:
         try:
             while data := await reader.read(65536):
+                if kept is not None:
+                    kept += data
                 await self._flowing.wait()
                 writer.write(data)
                 await writer.drain()

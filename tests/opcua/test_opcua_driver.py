@@ -213,6 +213,25 @@ async def test_what_a_server_has_no_room_to_watch_is_read_in_turn(
     assert {status for *_, status in reading.rows} == {quality.GOOD}
 
 
+async def test_while_nothing_goes_to_disk_the_server_s_queues_wait_and_not_our_memory(
+    server: Any, plant_of: Callable[..., Plant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opcua, "ROWS_AHEAD", 3)
+    asked = {"period_s": 0.1, "publish_interval_s": 0.1, "queue_size": 4}
+    async with opened(plant_of(server.port, {"volume": POINTS["volume"]}, **asked)) as reading:
+        await reading.until(seen("volume"))
+        for value in range(25):
+            server.set("Volume", value)
+            await asyncio.sleep(0.08)
+        waiting = sum(map(len, reading.driver._rows))
+        await reading.until(lambda rows: reading.values("volume")[-1] == 34.0)
+
+        assert waiting <= 3 + 2 * 4
+        assert reading.driver.devices()["line"].counters["overflows"] >= 1
+        assert len(reading.rows) < 24
+    server.set("Volume", -7)
+
+
 async def test_values_the_server_dropped_from_its_queue_are_counted_and_said(
     server: Any, plant_of: Callable[..., Plant]
 ) -> None:

@@ -104,7 +104,7 @@ async def test_a_cut_of_4_s_loses_nothing_of_a_server_that_keeps_a_history(
 ) -> None:
     monkeypatch.setattr("collector.drivers.opcua_history.VALUES_PER_PAGE", 7)
     async with wire(server.port) as line:
-        plant = plant_of(line.port, STORED, period_s=0.1, publish_interval_s=0.2)
+        plant = plant_of(line.port, STORED, period_s=0.1, publish_interval_s=0.2, sampling_interval_s=0)
         kept, back_s = await collected(plant, server, line, 4.0, "cut")
 
     assert kept.good() == [-7.0, *map(float, range(60))]
@@ -118,7 +118,13 @@ async def test_a_cut_of_4_s_loses_nothing_of_a_server_that_keeps_a_history(
 async def test_what_came_while_ecmc_was_not_running_is_read_from_the_history(
     server: Any, plant_of: Callable[..., Plant], tmp_path: Path
 ) -> None:
-    plant = plant_of(server.port, {**STORED, "now": VOLUME["volume"]}, period_s=0.1, publish_interval_s=0.2)
+    plant = plant_of(
+        server.port,
+        {**STORED, "now": VOLUME["volume"]},
+        period_s=0.1,
+        publish_interval_s=0.2,
+        sampling_interval_s=0,
+    )
     kept = Kept()
 
     async def run_until(done: Callable[[], object]) -> None:
@@ -144,7 +150,7 @@ async def test_without_a_history_the_gap_is_marked_and_nothing_is_made_up(
     server: Any, wire: Callable[[int], Any], plant_of: Callable[..., Plant]
 ) -> None:
     async with wire(server.port) as line:
-        plant = plant_of(line.port, VOLUME, period_s=0.1, publish_interval_s=0.2)
+        plant = plant_of(line.port, VOLUME, period_s=0.1, publish_interval_s=0.2, sampling_interval_s=0)
         kept, back_s = await collected(plant, server, line, 1.5, "cut")
 
     (mark_ns,) = kept.marks()
@@ -163,7 +169,9 @@ async def test_a_black_hole_is_noticed_marked_once_and_closed_by_the_history(
 ) -> None:
     monkeypatch.setattr(opcua_session, "WATCHDOG_S", 0.5)
     async with wire(server.port) as line:
-        plant = plant_of(line.port, STORED, period_s=0.1, publish_interval_s=0.2, timeout_s=1.0)
+        plant = plant_of(
+            line.port, STORED, period_s=0.1, publish_interval_s=0.2, sampling_interval_s=0, timeout_s=1.0
+        )
         kept, _ = await collected(plant, server, line, 5.0, "silence")
 
     assert kept.good() == [-7.0, *map(float, range(70))]
@@ -175,7 +183,7 @@ async def test_a_black_hole_of_60_s_at_the_usual_settings(
     server: Any, wire: Callable[[int], Any], plant_of: Callable[..., Plant]
 ) -> None:
     async with wire(server.port) as line:
-        plant = plant_of(line.port, STORED, period_s=0.1, publish_interval_s=0.2)
+        plant = plant_of(line.port, STORED, period_s=0.1, publish_interval_s=0.2, sampling_interval_s=0)
         kept, back_s = await collected(plant, server, line, 60.0, "silence")
 
     assert kept.good() == [-7.0, *map(float, range(620))]
@@ -187,7 +195,9 @@ async def test_history_is_not_asked_for_where_the_plant_says_so(
     server: Any, wire: Callable[[int], Any], plant_of: Callable[..., Plant]
 ) -> None:
     async with wire(server.port) as line:
-        plant = plant_of(line.port, STORED, period_s=0.1, publish_interval_s=0.2, history=False)
+        plant = plant_of(
+            line.port, STORED, period_s=0.1, publish_interval_s=0.2, sampling_interval_s=0, history=False
+        )
         kept, _ = await collected(plant, server, line, 1.5, "cut")
 
     assert len(kept.good()) < 36

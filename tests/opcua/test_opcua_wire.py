@@ -236,7 +236,9 @@ async def heard(line: Line) -> tuple[list[float], list[str]]:
         for change in answer.changes:
             got.extend(change.number.tolist())
 
-    publisher = Publisher(line, lost.append)  # type: ignore[arg-type]
+    has_room = asyncio.Event()
+    has_room.set()
+    publisher = Publisher(line, lost.append, has_room)  # type: ignore[arg-type]
     await publisher.subscribe(ua.CreateSubscriptionParameters(), take)
     for _ in range(100):
         await asyncio.sleep(0)

@@ -41,7 +41,7 @@ async function main() {
   };
   add("Power", opcua.DataType.Float, 12.5);
   add("Energy", opcua.DataType.Double, 1000.25);
-  add("Volume", opcua.DataType.Int32, -7);
+  add("Volume", opcua.DataType.Int32, -7, null, 0);
   add("Voltage", opcua.DataType.Float, Float32Array.from([230, 231, 229]), opcua.VariantArrayType.Array);
   for (let i = 0; i < extra; i++) add(`N${i}`, opcua.DataType.Double, i, null, more.reportsEveryChange ? 0 : 50);
   let counting, changes = 0;
@@ -54,7 +54,7 @@ async function main() {
       }
     }, periodMs / 20);
   };
-  add("Stored", opcua.DataType.Int32, -7);
+  add("Stored", opcua.DataType.Int32, -7, null, 0);
   for (const name of more.history || []) space.installHistoricalDataNode(variables[name], { maxOnlineValues: 5000 });
   plant.addAnalogDataItem({
     componentOf: folder, browseName: "Flow", nodeId: "s=Flow", dataType: "Double", value: { dataType: "Double", value: 4.5 },
