@@ -788,7 +788,9 @@ class Engine:
                     column = columns[kind]
                     intensity[row, self._flow(scope, basis, method)] = column.kg_per_kwh
                     if column.row_ids:
-                        used[f"{node.id} {basis} {method.id}"] = " ".join(column.row_ids)
+                        used[f"{node.id} {basis} {method.id}"] = " ".join(
+                            self.library.gathered(column.row_ids)
+                        )
         return intensity, used
 
     def _flow(self, scope: Scope, basis: Basis, method: MethodSet) -> int:

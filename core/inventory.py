@@ -29,6 +29,7 @@ from core.carbon.method import (
     method_of,
     other_gases,
     scope_of_source,
+    stand_ins,
 )
 from core.carbon.uncertainty import Term, combined_uncertainty
 from core.period import Periods, sum_of_source, sum_of_target
@@ -74,7 +75,7 @@ class Line:
         coverage, estimated_share: Of the energy behind it, over the months that have data.
         terms: What the uncertainty of the whole period is made of; `unstated` names meters and factors that
             do not say how far they may be off.
-        factors: Ids of the factor rows.
+        factors: Ids of the factor rows; stand_ins: those of them that stand in for what was asked.
     """
 
     id: str
@@ -91,6 +92,7 @@ class Line:
     removed_kg: Floats | None = None
     carrier: str = ""
     factors: tuple[str, ...] = ()
+    stand_ins: tuple[str, ...] = ()
     terms: tuple[Term, ...] = ()
     unstated: tuple[str, ...] = ()
 
@@ -178,6 +180,11 @@ class Inventory:
             for row in line.factors:
                 used.setdefault(row, {})[line.id] = None
         return {row: tuple(lines) for row, lines in used.items()}
+
+    @property
+    def stand_ins(self) -> frozenset[str]:
+        """Ids of the factor rows that stand in for what was asked somewhere."""
+        return frozenset(row for line in self.lines for row in line.stand_ins)
 
     @property
     def biogenic_kg(self) -> Floats:
@@ -311,7 +318,7 @@ class Inventories:
             coverage = _by_node_and_scope(series, "coverage", month_ns)
             for node in sources:
                 rows = self._library.gathered(used.get((node.id, basis.value), ()))
-                lines += self._brought(node, basis, carbon, energy, rows)
+                lines += self._brought(node, method, basis, carbon, energy, rows)
             totals += [
                 Total(scope, basis, kg, coverage[name, scope], math.nan)
                 for (name, scope), kg in carbon.items()
@@ -490,6 +497,7 @@ class Inventories:
     def _brought(
         self,
         node: Node,
+        method: MethodSet,
         basis: Basis,
         carbon: Mapping[tuple[str, int], Floats],
         energy: _Energies,
@@ -499,7 +507,9 @@ class Inventories:
         out = [edge for edge in self._plant.edges if edge.source == node.id]
         own = scope_of_source(node)
         stated = (node.id, str(node.factor)) if node.factor is not None else (node.id,)
-        return [
+        asked = method, basis.value, rows, self._plant.zone, self._plant.region, self._library
+        standing = stand_ins(node, *asked)
+        made = [
             self._line(
                 node.id,
                 LineKind.SOURCE,
@@ -516,6 +526,7 @@ class Inventories:
             for (name, scope), kg in carbon.items()
             if name == node.id and scope == own
         ]
+        return [replace(line, stand_ins=standing) for line in made]
 
     def _line(
         self,

@@ -30,7 +30,12 @@ FactorsUsed = Callable[[int, int, str, int | None], Awaitable[Mapping[tuple[str,
 """Ids of the factor rows by (source node, basis) behind the results of [start, end) by a method set, of sealed
 hours as a revision had them where one is given."""
 
-_NO_ROW = ("number:", "hourly:", "out-of-scope:")  # ids that stand for themselves; a seal names rows
+_NO_ROW = (
+    "number:",
+    "hourly:",
+    "mean-of:",
+    "out-of-scope:",
+)  # ids that stand for themselves; a seal names rows
 _HOUR_S = HOUR_NS / NS_PER_S
 
 

@@ -65,6 +65,7 @@ class FactorUseRow(BaseModel):
     published: str | None
     confidence: str
     unverified: bool
+    stands_in: bool
     uncertainty: float | None
     used_by: list[str]
 
@@ -129,7 +130,7 @@ def _answer(plant: Plant, period: str, made: Inventory, rows: dict[str, FactorRo
         "totals": [_total(total) for total in made.totals],
         "biogenic_kgco2": _numbers(made.biogenic_kg),
         "removed_kgco2": _numbers(made.removed_kg),
-        "factors": [_factor(row, made.factors[id_]) for id_, row in rows.items()],
+        "factors": [_factor(row, made.factors[id_], id_ in made.stand_ins) for id_, row in rows.items()],
         "exclusions": [
             {"what": _label(left_out.what), "scope": left_out.scope, "reason": _label(left_out.reason)}
             for left_out in statement.exclusions
@@ -192,7 +193,7 @@ def _total(total: Total) -> dict[str, Any]:
     }
 
 
-def _factor(row: FactorRow, lines: tuple[str, ...]) -> dict[str, Any]:
+def _factor(row: FactorRow, lines: tuple[str, ...], stands_in: bool) -> dict[str, Any]:
     return {
         "id": row.id,
         "value": row.value,
@@ -205,7 +206,8 @@ def _factor(row: FactorRow, lines: tuple[str, ...]) -> dict[str, Any]:
         "valid_from": row.valid_from,
         "published": row.published,
         "confidence": row.confidence,
-        "unverified": row.unverified,
+        "unverified": row.unverified or stands_in,
+        "stands_in": stands_in,
         "uncertainty": row.uncertainty,
         "used_by": list(lines),
     }

@@ -131,28 +131,37 @@ class FactorLibrary:
 
     def gathered(self, row_ids: Iterable[str]) -> tuple[str, ...]:
         """The ids as a report lists them: a series by the hour with many rows in use as one `mean-of:` id."""
-        ids = tuple(row_ids)
-        of_series: dict[str, list[str]] = {}
-        for id_ in ids:
-            row = self.row_by_id.get(id_)
-            of_series.setdefault(id_ if row is None else row.series, []).append(id_)
+        of_series: dict[str, dict[str, None]] = {}
+        means: set[str] = set()
+        for id_ in row_ids:
+            ends = self._ends_of(id_) if id_.startswith(_MEAN_OF) else (id_,)
+            row = self.row_by_id.get(ends[0])
+            series = id_ if row is None else row.series
+            of_series.setdefault(series, {}).update(dict.fromkeys(ends))
+            if len(ends) > 1:
+                means.add(series)
         listed: dict[str, None] = {}
         for series, mine in of_series.items():
-            if len(mine) > _MOST_LISTED:
-                used = frozenset(mine)
-                in_order = [row.id for row in self.series[series] if row.id in used]
-                mine = [f"{_MEAN_OF}{series}:{in_order[0]}..{in_order[-1]}"]
-            listed.update(dict.fromkeys(mine))
+            if series in means or len(mine) > _MOST_LISTED:
+                in_order = [row.id for row in self.series[series] if row.id in mine]
+                mine = dict.fromkeys([f"{_MEAN_OF}{series}:{in_order[0]}..{in_order[-1]}"])
+            listed.update(mine)
         return tuple(listed)
+
+    def _ends_of(self, id_: str) -> tuple[str, str]:
+        """First and last row of a `mean-of:` id."""
+        before, _, last_id = id_.rpartition("..")
+        if last_id not in self.row_by_id:
+            raise BadRequest(f"no factor {id_!r} in the library")
+        return before.removeprefix(f"{_MEAN_OF}{self.row_by_id[last_id].series}:"), last_id
 
     def _mean_of(self, id_: str) -> FactorRow:
         """One row that stands for those of a series between two of its rows; its value is their mean."""
-        first_id, _, last_id = id_.removeprefix(_MEAN_OF).rpartition("..")
+        first_id, last_id = self._ends_of(id_)
         last = self.row_by_id[last_id]
         rows = self.series[last.series]
         at = [row.id for row in rows]
-        first = at.index(first_id.removeprefix(f"{last.series}:"))
-        mine = rows[first : at.index(last_id) + 1]
+        mine = rows[at.index(first_id) : at.index(last_id) + 1]
         return replace(
             last,
             id=id_,

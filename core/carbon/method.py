@@ -233,13 +233,13 @@ def source_factors(
     if node.factor is None:
         return unknown_column(time_ns)
     if node.factor == "grid":
-        rule = method.location if basis == Basis.LOCATION else _market_rule(method, region, library)
+        rule = grid_rule(method, basis, region, library)
         return _grid_column(rule, time_ns, known_at_ns, zone, region, library)
     column = library.factor_column(node.factor, time_ns, zone=zone, known_at_ns=known_at_ns)
     missing = np.isnan(column.kg_per_kwh)
     if node.carrier != "electricity" or not missing.any() or not library.is_by_interval(node.factor, zone):
         return column
-    rule = method.location if basis == Basis.LOCATION else _market_rule(method, region, library)
+    rule = grid_rule(method, basis, region, library)
     annual = _grid_column(rule, time_ns[missing], known_at_ns, zone, region, library)
     kg, unverified = column.kg_per_kwh.copy(), column.unverified.copy()
     kg[missing], unverified[missing] = annual.kg_per_kwh, ~np.isnan(annual.kg_per_kwh)
@@ -270,9 +270,31 @@ def biogenic_kg_per_kwh(fuel: Fuel, method: MethodSet) -> float:
     return fuel.kgco2_per_kwh(oxidised=method.oxidation) if fuel.biogenic else 0.0
 
 
-def _market_rule(method: MethodSet, region: str, library: FactorLibrary) -> GridRule:
+def grid_rule(method: MethodSet, basis: str, region: str, library: FactorLibrary) -> GridRule:
+    """Which grid factor a method set takes on a basis: of the market's the first that is published for the region."""
+    if basis == Basis.LOCATION:
+        return method.location
     published = (rule for rule in method.market if library.has_grid_series(region, rule.kind, rule.level))
     return next(published, method.market[-1])
+
+
+def stand_ins(
+    node: Node,
+    method: MethodSet,
+    basis: str,
+    row_ids: Sequence[str],
+    zone: ZoneInfo,
+    region: str,
+    library: FactorLibrary,
+) -> tuple[str, ...]:
+    """Those of the rows behind a source that stand in for what was asked: of another level, or for a silent hour."""
+    rows = [library.row(row_id) for row_id in row_ids]
+    if node.factor == "grid":
+        level = grid_rule(method, basis, region, library).level
+        return tuple(row.id for row in rows if level is not None and row.level not in ("", level))
+    if not library.is_by_interval(node.factor, zone):
+        return ()
+    return tuple(row.id for row in rows if row.series != node.factor)
 
 
 def _grid_column(

@@ -406,6 +406,8 @@ def test_a_half_hourly_series_of_the_grid_operator_is_brought_in_as_a_file(
     np.testing.assert_allclose(column.kg_per_kwh, wanted)
     assert len(column.row_ids) == count - 1
     (listed,) = own.gathered(reversed(column.row_ids))  # as a report names them
+    halves = [own.gathered(column.row_ids[:9000]), own.gathered(column.row_ids[9000:])]
+    assert own.gathered([id_ for half in halves for id_ in half]) == (listed,)
     row = own.row(listed)
     assert row.value == pytest.approx(np.nanmean(column.kg_per_kwh) * 1000)
     assert (row.valid_from, row.unverified, row.note) == (bounds[0], True, f"mean of {count - 1} values")

@@ -18,6 +18,7 @@ from core.carbon.method import (
     method_set,
     read_method_sets,
     source_factors,
+    stand_ins,
 )
 from core.clock import parse_rfc3339
 from core.errors import BadRequest, FaultyInput
@@ -75,6 +76,8 @@ def test_a_plant_without_a_province_keeps_its_region_marked_where_the_provincial
 
     assert (asked.kg_per_kwh[0], asked.unverified[0]) == (expected, True)
     assert (free.kg_per_kwh[0], free.unverified[0]) == (expected, False)
+    in_place = method_set("zero-carbon-factory"), Basis.LOCATION, asked.row_ids, zone, region, library
+    assert stand_ins(GRID, *in_place) == asked.row_ids
 
 
 def test_a_country_without_a_residual_mix_uses_its_own_average(
@@ -223,3 +226,5 @@ def test_where_the_hourly_series_says_nothing_the_annual_factor_holds_marked(
     np.testing.assert_array_equal(column.kg_per_kwh, [0.9, 0.8, 0.5581])
     assert column.unverified.tolist() == [False, False, True]
     assert column.row_ids[-1] == "grid_cn:CN-CQ:2023:average"
+    asked = method_set("in-house"), Basis.LOCATION, column.row_ids, zone, "CN-CQ", own
+    assert stand_ins(replace(GRID, factor="hourly"), *asked) == ("grid_cn:CN-CQ:2023:average",)
