@@ -153,7 +153,11 @@ class IndicatorRow(BaseModel):
     final: float | None
     reached: str | None
     note: str
+    stages: dict[str, float] = {}
     uncertainty: float | None = None
+    factors: list[str] = []
+    levels: list[str] = []
+    unverified: bool = False
 
 
 class DeviceRow(BaseModel):

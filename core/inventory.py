@@ -21,9 +21,11 @@ import numpy as np
 
 from core.carbon.accounting import Effects, effects
 from core.carbon.factors import FactorLibrary
-from core.carbon.indicators import CarbonMove, EnergyMove, indicators
+from core.carbon.indicators import NATIONAL, CarbonMove, EnergyMove, Indicator, indicators
 from core.carbon.method import (
+    TCE_ELECTRICITY,
     MethodSet,
+    TceBasis,
     biogenic_kg_per_kwh,
     combustion_kg_per_kwh,
     method_of,
@@ -51,6 +53,9 @@ CATEGORIES = {
     5: Label("组织产品的使用", "Use of the organisation's products"),
     6: Label("其他", "Other"),
 }
+
+
+_SCOPES_OF = {"emissions_scope_1": (1,), "emissions_scope_2": (2,)}  # other carbon stands on both
 
 
 class LineKind(StrEnum):
@@ -138,6 +143,15 @@ class Total:
     @property
     def total_kg(self) -> float:
         return known_sum(self.kg)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a figure stands on: ids of its factor rows, the levels of those of the grid, whether one is unverified."""
+
+    factors: tuple[str, ...]
+    levels: tuple[str, ...]
+    unverified: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +249,17 @@ class Inventory:
                 )
             )
         return changes
+
+    def standing(self, library: FactorLibrary, basis: Basis, *scopes: int) -> Standing:
+        """What the sum of these scopes on a basis stands on."""
+        lines = [line for line in self.lines if line.basis in (None, basis) and line.scope in scopes]
+        ids = tuple(dict.fromkeys(row for line in lines for row in line.factors))
+        rows = [library.row(id_) for id_ in ids]
+        levels = tuple(
+            dict.fromkeys(row.level for row in rows if row.quantity == "electricity" and row.level)
+        )
+        unverified = any(row.unverified for row in rows) or bool(self.stand_ins.intersection(ids))
+        return Standing(ids, levels, unverified)
 
     def terms(self, basis: Basis, *scopes: int) -> tuple[Term, ...]:
         """What is summed on a basis; of these scopes only, where some are named."""
@@ -340,7 +365,9 @@ class Inventories:
             self._meter_moves(energy, lines),
         )
 
-    async def indicators(self, start_ns: int, end_ns: int, method_set_id: str) -> list[Mapping[str, object]]:
+    async def indicators(
+        self, start_ns: int, end_ns: int, method_set_id: str, scheme: str = NATIONAL
+    ) -> list[Mapping[str, object]]:
         """The period's indicators, each with half of its relative 95 % interval (C24), None where nobody states any.
 
         Each meter and each factor is moved by its own uncertainty, the indicators made again, and the differences
@@ -348,12 +375,12 @@ class Inventories:
         """
         sums = await self._periods.sums(start_ns, end_ns, method_set_id)
         made = await self.of(start_ns, end_ns, method_set_id)
-        rows = indicators(sums, self._library)
+        rows = indicators(sums, self._library, scheme)
         squares = dict.fromkeys(((row.indicator, row.basis) for row in rows), 0.0)
         for energy, kg in made.moves():
             moved = {
                 (row.indicator, row.basis): row.value
-                for row in indicators(sums.moved(energy, kg), self._library)
+                for row in indicators(sums.moved(energy, kg), self._library, scheme)
             }
             for row in rows:
                 there = moved.get((row.indicator, row.basis))
@@ -363,9 +390,23 @@ class Inventories:
             {
                 **asdict(row),
                 "uncertainty": math.sqrt(square) / abs(row.value) if row.value and square > 0 else None,
+                **asdict(self._standing_of(row, made)),
             }
             for row, square in zip(rows, squares.values(), strict=True)
         ]
+
+    def _standing_of(self, row: Indicator, made: Inventory) -> Standing:
+        """What an indicator stands on: the factors of its carbon, the coefficient of its tce."""
+        words = (row.basis or "").split(",")
+        basis = next((basis for basis in Basis if basis.value in words), Basis.LOCATION)
+        scopes = _SCOPES_OF.get(row.indicator, (1, 2) if basis.value in words else ())
+        carbon = made.standing(self._library, basis, *scopes)
+        tce = [self._library.tce_per_unit(TCE_ELECTRICITY[one]) for one in TceBasis if one.value in words]
+        return Standing(
+            (*carbon.factors, *(factor.id for factor in tce)),
+            carbon.levels,
+            carbon.unverified or any(factor.unverified for factor in tce),
+        )
 
     def _meter_moves(self, energy: _Energies, lines: Sequence[Line]) -> Mapping[str, EnergyMove]:
         """By meter and entry, what its uncertainty is worth in the sums of energy, by field of `PeriodSums` and carrier."""

@@ -16,7 +16,7 @@ from core.carbon.indicators import ELECTRICITY, PeriodSums, green_power_of, indi
 from core.carbon.method import MethodSet, method_of
 from core.clock import datetime_of, rfc3339
 from core.output import counted_output
-from core.plant.model import Node, NodeKind, Origin, Plant
+from core.plant.model import Node, NodeKind, Origin, Plant, PointMeter
 from core.registers.activity import Activity, activity_carbon, spread_over
 from core.registers.book import Entry, Register
 from core.registers.production import added_value_cny, output
@@ -185,6 +185,7 @@ class Periods:
             end_use_kwh=sums["end_use_kwh"],
             emissions_kg=emissions,
             exported_kg=exported,
+            collected_share=_collected(plant, edges),
             hourly_match=await self._hourly_match(start_ns, end_ns),
             days=(end_ns - start_ns) / _DAY_NS,
         )
@@ -196,7 +197,7 @@ class Periods:
         method, zone = method_of(self._plant, sums.method_set), self._plant.zone
         emissions = dict(sums.emissions_kg)
         purchased, end_use = dict(sums.purchased_kwh), dict(sums.end_use_kwh)
-        renewable_kwh = 0.0
+        renewable_kwh = removed_kg = 0.0
         for entry in await registers.book.counted(Register.ACTIVITY, start_ns, end_ns):
             activity = Activity.of(entry.body)
             part = spread_over(entry, activity.spread, start_ns, end_ns)
@@ -206,6 +207,7 @@ class Periods:
                 for basis in Basis:
                     key = (carbon.scope, basis.value)
                     emissions[key] = emissions.get(key, 0.0) + carbon.kg * part
+            removed_kg += carbon.removed_kg * part
             if carbon.energy_kwh:
                 for by_carrier in (purchased, end_use):
                     held = by_carrier.get(carbon.carrier, 0.0)
@@ -218,6 +220,7 @@ class Periods:
             purchased_kwh=purchased,
             end_use_kwh=end_use,
             renewable_fuel_kwh=renewable_kwh,
+            removed_kg=removed_kg,
             output=await self._output(made, start_ns, end_ns),
             value_cny=added_value_cny(made, start_ns, end_ns),
             power=await self._power(registers, start_ns, end_ns),
@@ -306,6 +309,14 @@ def generation_of(start_ns: int, end_ns: int, zone: ZoneInfo) -> str:
     if first == first.replace(month=1, day=1) and after == first.replace(year=first.year + 1):
         return f"{first:%Y}"
     return "-"
+
+
+def _collected(plant: Plant, energy: Series) -> float | None:
+    """Share of the edges with a meter of their own that a good reading came from."""
+    metered = {edge.id for edge in plant.edges if isinstance(edge.meter, PointMeter)}
+    covered = zip(energy.name, energy.columns["coverage"].tolist(), strict=True)
+    heard = {name for name, share in covered if name in metered and share > 0}
+    return len(heard) / len(metered) if metered and energy.name else None
 
 
 def _summed(series: Series, column: str) -> dict[str, float]:

@@ -19,7 +19,7 @@ from api.table import InMedia, Sheet, download
 from api.window import moment_ns, period_span
 from core.carbon.factor_row import FactorRow, published_ns
 from core.carbon.green_power import fossil_remainder_kg
-from core.carbon.indicators import trajectory
+from core.carbon.indicators import schemes, trajectory
 from core.carbon.method import METHOD_SET_IDS, method_of
 from core.carbon.method import MethodSet as MethodSetRules
 from core.carbon.sector import sectors
@@ -27,6 +27,7 @@ from core.carbon.uncertainty import combined_uncertainty, monte_carlo
 from core.clock import rfc3339
 from core.errors import BadRequest
 from core.footprint import BatchFootprint
+from core.inventory import Standing
 from core.registers.monte_carlo import MonteCarloRuns, Run
 from core.results import Basis
 
@@ -76,6 +77,9 @@ class CompareAnswer(BaseModel):
     against: str
     basis: str
     method_set: str
+    factors: list[str]
+    levels: list[str]
+    unverified: bool
     lines: list[EffectRow]
     energy_effect_kgco2e: float | None
     factor_effect_kgco2e: float | None
@@ -159,6 +163,8 @@ async def green_power(
             "physical_share": ledger.physical_share,
             "location_based_kgco2e": sums.emissions_kg.get((2, Basis.LOCATION.value), math.nan),
             "market_based_kgco2e": market,
+            **_standing("location_based", made.standing(services.library(), Basis.LOCATION, 2)),
+            **_standing("market_based", made.standing(services.library(), Basis.MARKET, 2)),
             "location_based_uncertainty": made.uncertainty(Basis.LOCATION, 2),
             "market_based_uncertainty": made.uncertainty(Basis.MARKET, 2),
             "fossil_remainder_kgco2e_experimental": math.nan
@@ -215,6 +221,7 @@ async def compare(
             "against": against,
             "basis": basis.value,
             "method_set": method,
+            **asdict(after.standing(services.library(), basis, 1, 2)),
             "lines": lines,
             "energy_effect_kgco2e": sum(float(str(line["energy_effect_kgco2e"])) for line in lines),
             "factor_effect_kgco2e": sum(float(str(line["factor_effect_kgco2e"])) for line in lines),
@@ -263,6 +270,8 @@ async def footprints(
             "per_good_kgco2e": total / good if good > 0 else math.nan,
             "idle_kgco2e": found.idle_kg,
             "unknown_hours": found.unknown_hours,
+            **asdict(made.standing(services.library(), basis, 1, 2)),
+            "life_cycle_factor": found.product.life_cycle_factor,
             "design": "designed toward ISO 14067:2018 and GB/T 24067-2024; gate to gate",
         }
     )
@@ -357,8 +366,8 @@ async def monte_carlo_run(services: InServices, number: int) -> Response:
 
 
 @router.get("/method-sets")
-async def method_sets(plant: InPlant) -> Response:
-    """The method sets there are, with their editions and rules, and each sector's register of sources."""
+async def method_sets(services: InServices, plant: InPlant) -> Response:
+    """The method sets there are, with their editions and rules; each sector's register of sources; the schemes."""
     return Json(
         {
             "kept": list(plant.method_sets),
@@ -366,6 +375,7 @@ async def method_sets(plant: InPlant) -> Response:
                 _method(method_of(plant, name)) for name in (*METHOD_SET_IDS, *plant.own_method_sets)
             ],
             "sectors": [asdict(sector) for sector in sectors()],
+            "schemes": list(schemes(services.library())),
         }
     )
 
@@ -399,6 +409,10 @@ async def trajectory_to_final(
                 }
             )
     return Json(made)
+
+
+def _standing(name: str, standing: Standing) -> dict[str, Any]:
+    return {f"{name}_{key}": value for key, value in asdict(standing).items()}
 
 
 def _runs(services: Services) -> MonteCarloRuns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import numpy as np
@@ -12,6 +13,7 @@ from api.answer import BalanceRow, EmissionRow, EnergyRow, IndicatorRow, Intensi
 from api.deps import InPlant, InServices, Services
 from api.table import InMedia, Sheet, download
 from api.window import InBucketedSpan, known, moment_ns, period_span
+from core.carbon.indicators import NATIONAL
 from core.errors import BadRequest
 from core.inventory import Inventories
 from core.plant.model import Plant
@@ -93,15 +95,20 @@ async def indicators(
     media: InMedia,
     method_set: MethodSet = None,
     known_at: KnownAt = None,
+    scheme: Annotated[
+        str | None, Query(description="Whose thresholds stand beside them; default the national one.")
+    ] = None,
 ) -> Response:
     """Indicators of a period; amounts of emissions with half their relative 95 % interval. CSV and XLSX on request."""
     span = period_span(plant, period)
     asked = (span.start_ns, span.end_ns, asked_method_set(plant, method_set))
-    made = services.indicators if known_at is None else inventories_at(services, known_at).indicators
-    rows = await made(*asked)
+    if known_at is None and scheme is None:
+        rows = await services.indicators(*asked)
+    else:
+        rows = await inventories_at(services, known_at).indicators(*asked, scheme or NATIONAL)
     if media:
         columns = list(rows[0]) if rows else ["indicator"]
-        sheet = Sheet("indicators", columns, [[row[column] for column in columns] for row in rows])
+        sheet = Sheet("indicators", columns, [[_cell(row[column]) for column in columns] for row in rows])
         return download(media, f"indicators-{plant.id}-{period}", lambda: [sheet])
     return Json(rows)
 
@@ -110,6 +117,12 @@ def inventories_at(services: Services, known_at: str | None) -> Inventories:
     """What makes inventories, of now or of a past known time."""
     now = services.inventories()
     return now if known_at is None else now.known_at(moment_ns("known_at", known_at))
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}:{one}" for key, one in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def _node_names(plant: Plant) -> list[str]:

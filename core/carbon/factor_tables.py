@@ -142,6 +142,27 @@ def _check_overlaps(rows: Sequence[FactorRow], file: str) -> None:
         raise FaultyInput(faults)
 
 
+THRESHOLDS_FILE = "indicator_thresholds.csv"
+
+
+def read_own_thresholds(content: bytes, file: str) -> tuple[FactorRow, ...]:
+    """Thresholds of a local scheme in a plant's `indicator_thresholds.csv`, columns as in the shipped table.
+
+    Raises:
+        FaultyInput: Every fault by line and column.
+    """
+    sheet = Sheet.read(content, file)
+    sheet.require(("scheme", "indicator", "stage", "value", "unit", "better", "source", "confidence"))
+    table = next(table for table in _SHIPPED if table.quantity == "threshold")
+    rows = []
+    for record in sheet.records():
+        if record.text("better") not in ("at_most", "at_least"):
+            record.fault("better", f"better is {record.text('better')!r}, wanted at_most or at_least")
+        rows.append(_shipped_row(table, record))
+    sheet.raise_faults()
+    return tuple(rows)
+
+
 # The shipped tables
 
 

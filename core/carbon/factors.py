@@ -27,7 +27,15 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from core.carbon.factor_row import KG_PER_KWH, UNKNOWN, FactorRow, Fuel, level_of, published_ns, valid_ns
-from core.carbon.factor_tables import HourlySeries, hourly_file, hourly_series, read_own_factors, read_tables
+from core.carbon.factor_tables import (
+    THRESHOLDS_FILE,
+    HourlySeries,
+    hourly_file,
+    hourly_series,
+    read_own_factors,
+    read_own_thresholds,
+    read_tables,
+)
 from core.carbon.steam import SteamTable
 from core.errors import BadRequest, Fault, FaultyInput
 from core.results import HOUR_NS
@@ -84,16 +92,22 @@ class FactorLibrary:
 
     @staticmethod
     def for_plant(folder: str | Path) -> FactorLibrary:
-        """The shipped tables and the plant's own `factors.csv`, where it has one.
+        """The shipped tables and the plant's own `factors.csv` and `indicator_thresholds.csv`, where it has them.
 
         Raises:
             FaultyInput: Its whole list of faults, by line and column.
         """
-        path = Path(folder) / "factors.csv"
-        library = FactorLibrary.shipped()
-        if not path.exists():
-            return library
-        return library.with_rows(read_own_factors(path.read_bytes(), str(path)))
+        library, faults = FactorLibrary.shipped(), list[Fault]()
+        for name, read in (("factors.csv", read_own_factors), (THRESHOLDS_FILE, read_own_thresholds)):
+            path = Path(folder) / name
+            if path.exists():
+                try:
+                    library = library.with_rows(read(path.read_bytes(), str(path)))
+                except FaultyInput as why:
+                    faults += why.faults
+        if faults:
+            raise FaultyInput(faults)
+        return library
 
     def with_rows(self, rows: Iterable[FactorRow]) -> FactorLibrary:
         """This library and more rows; an id that already stands here is refused, not replaced."""

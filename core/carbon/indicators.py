@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 from core.carbon.factors import FactorLibrary
 from core.carbon.green_power import GreenPower, non_fossil
 from core.carbon.method import TCE_ELECTRICITY, TceBasis
+from core.errors import BadRequest
 from core.results import Basis, Scope
 
 ELECTRICITY = "electricity"
@@ -41,6 +42,12 @@ class Threshold:
 
     def met_by(self, value: float) -> bool:
         return value <= self.value if self.at_most else value >= self.value
+
+
+def schemes(library: FactorLibrary) -> tuple[str, ...]:
+    """The schemes whose thresholds are at hand, in the tables' order, a plant's own ones last."""
+    rows = (row for row in library.rows if row.quantity == "threshold")
+    return tuple(dict.fromkeys(row.series.split(":")[1] for row in rows))
 
 
 def thresholds(scheme: str, indicator: str, library: FactorLibrary) -> tuple[Threshold, ...]:
@@ -73,6 +80,8 @@ class PeriodSums:
         power: Trade, certificates and the province's share, as far as people registered them; its metered kWh
             are replaced by those of the period.
         nets_sold_energy: Whether the method set subtracts the carbon that left with sold energy.
+        removed_kg: CO2 captured, used or stored on record; it is subtracted from nothing.
+        collected_share: Share of the network's meters that delivered a good reading; None: nothing is metered.
         hourly_match: Share 0..1 from `hourly_match`, where it was computed.
         output: (amount, unit) of production, e.g. (1200.0, "t"); value_cny: industrial added value.
         days: Length of the period; None: a year.
@@ -92,6 +101,8 @@ class PeriodSums:
     feedstock_kwh: float = 0.0
     power: GreenPower | None = None
     nets_sold_energy: bool = False
+    removed_kg: float = 0.0
+    collected_share: float | None = None
     hourly_match: float | None = None
     output: tuple[float, str] | None = None
     value_cny: float | None = None
@@ -136,7 +147,8 @@ class Indicator:
         value: None where it cannot be known.
         basis: `location` or `market` for carbon, `calorific` or `primary` for tce, both joined by a comma;
             None where there is no choice.
-        entry, final: National thresholds of a core indicator; reached: `none`, `entry` or `final`.
+        entry, final: The scheme's thresholds of these stages; stages: those of every stage it has, by name.
+        reached: The last stage that is met, `none` where none is; None where the scheme asks nothing of it.
         note: What people have to know to read it.
     """
 
@@ -150,6 +162,7 @@ class Indicator:
     final: float | None = None
     reached: str | None = None
     note: str = ""
+    stages: Mapping[str, float] = field(default_factory=dict)
 
 
 def energy_tce(used_kwh: Mapping[str, float], tce_basis: TceBasis, library: FactorLibrary) -> float:
@@ -193,13 +206,18 @@ def green_power_of(sums: PeriodSums) -> GreenPower:
     )
 
 
-def indicators(sums: PeriodSums, library: FactorLibrary) -> list[Indicator]:
+def indicators(sums: PeriodSums, library: FactorLibrary, scheme: str = NATIONAL) -> list[Indicator]:
     """Every indicator that follows from the sums, in a fixed order; what needs missing data is left out.
 
+    Args:
+        scheme: Whose thresholds stand beside them.
+
     Raises:
-        BadRequest: Energies that cannot be (negative use).
+        BadRequest: No such scheme, or energies that cannot be (negative use).
     """
-    made = _Made(sums, library)
+    if scheme not in schemes(library):
+        raise BadRequest(f"no scheme {scheme!r}, wanted one of {', '.join(schemes(library))}")
+    made = _Made(sums, library, scheme)
     used = sums.used_kwh()
     total_kwh = sum(used.values())
     tce = {basis: energy_tce(used, basis, library) for basis in TceBasis}
@@ -264,6 +282,11 @@ def _add_electricity(made: _Made, sums: PeriodSums, total_kwh: float) -> None:
     if own > 0:
         made.add("self_use", 100 * sums.own_used_kwh() / own, "%")
         made.add("self_sufficiency", 100 * _ratio(sums.own_used_kwh(), electricity), "%")
+    if sums.removed_kg > 0:
+        gross_kg = sum(kg for (_, flow), kg in sums.emissions_kg.items() if flow == Basis.LOCATION)
+        made.add("removal_rate", 100 * _ratio(sums.removed_kg, gross_kg), "%")
+    if sums.collected_share is not None:
+        made.add("auto_collection", 100 * sums.collected_share, "%", note="of the network's meters")
     if sums.hourly_match is not None:
         made.add("hourly_match", 100 * sums.hourly_match, "%")
 
@@ -287,13 +310,14 @@ def _add_per_output(
 class _Made:
     """The rows so far."""
 
-    def __init__(self, sums: PeriodSums, library: FactorLibrary) -> None:
-        self._sums, self._library = sums, library
+    def __init__(self, sums: PeriodSums, library: FactorLibrary, scheme: str) -> None:
+        self._sums, self._library, self._scheme = sums, library, scheme
         self.rows: list[Indicator] = []
 
     def add(self, indicator: str, value: float, unit: str, basis: str | None = None, note: str = "") -> None:
         known = math.isfinite(value)
-        asked = {threshold.stage: threshold for threshold in thresholds(NATIONAL, indicator, self._library)}
+        found = thresholds(self._scheme, indicator, self._library)
+        asked = {threshold.stage: threshold for threshold in found}
         met = [stage for stage, threshold in asked.items() if threshold.met_by(value)]
         self.rows.append(
             Indicator(
@@ -303,10 +327,11 @@ class _Made:
                 basis=None if basis is None else str(basis),
                 coverage=self._sums.coverage,
                 method_set=self._sums.method_set,
-                entry=asked["entry"].value if asked else None,
-                final=asked["final"].value if asked else None,
+                entry=asked["entry"].value if "entry" in asked else None,
+                final=asked["final"].value if "final" in asked else None,
                 reached=(met[-1] if met else "none") if asked and known else None,
                 note=note,
+                stages={stage: threshold.value for stage, threshold in asked.items()},
             )
         )
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo, available_timezones
 
+from core.carbon.factor_tables import THRESHOLDS_FILE
 from core.carbon.factors import FactorLibrary
 from core.carbon.method import METHOD_SET_IDS, METHOD_SETS_FILE, MethodSet, read_method_sets
 from core.clock import NS_PER_S, time_ns_of
@@ -138,7 +139,15 @@ class _Reading:
             entry, node_by_id, self.points, {*self.factors.row_by_id, *self.factors.series}
         )
         entry.finish()
-        names = ("plant.yaml", "points.csv", "points.xlsx", "alerts.yaml", "factors.csv", METHOD_SETS_FILE)
+        names = (
+            "plant.yaml",
+            "points.csv",
+            "points.xlsx",
+            "alerts.yaml",
+            "factors.csv",
+            METHOD_SETS_FILE,
+            THRESHOLDS_FILE,
+        )
         files = [file for name in names if (file := self.folder / name).is_file()] + self.shelf.files
         return Plant(
             id=plant_id,

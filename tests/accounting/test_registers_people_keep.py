@@ -267,6 +267,11 @@ async def test_co2_handed_over_stands_apart_and_needs_its_record(office: Any) ->
 
     answer = await get(office, "/v1/inventory", period="2026-09")
     assert answer["removed_kgco2"] == [500.0]
+    assert await indicator(office, "removal_rate") > 0
+    assert await indicator(office, "auto_collection") == 100.0
+    hunan = await get(office, "/v1/indicators", period="2026-09", scheme="hunan-zero-carbon-factory")
+    share = next(row for row in hunan if row["indicator"] == "non_fossil_share")
+    assert (share["stages"], share["reached"]) == ({"2027": 35.0, "2030": 55.0, "2035": 80.0}, "none")
     assert await indicator(office, "emissions_scope_1") == gross
 
 

@@ -110,6 +110,13 @@ async def test_indicators_say_how_sure_their_emissions_are(office: Any) -> None:
     # Own 20 of used 120 kW: the share is off by 1 % of the grid's part of the use.
     share = rows["non_fossil_electricity_share", None]
     assert share["uncertainty"] == pytest.approx(0.01 * 100 / 120, rel=0.01)
+    on_location = rows["emissions_scope_2", "location"]
+    assert (on_location["factors"], on_location["levels"]) == (["grid_cn:CN-CQ:2023:average"], ["provincial"])
+    assert rows["emissions_scope_2", "market"]["levels"] == ["national"]
+    assert rows["emissions_scope_1", None]["levels"] == []
+    per_tce = rows["carbon_per_energy", "location,primary"]
+    assert per_tce["factors"][-1] == "tce:electricity_primary_factory"
+    assert per_tce["unverified"] is False
     as_csv = await office.http.get("/v1/indicators", params={"period": "2026", "format": "csv"})
     assert len(list(csv.DictReader(io.StringIO(as_csv.text.removeprefix(chr(0xFEFF)))))) == len(rows)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from core.carbon.factor_tables import read_own_thresholds
 from core.carbon.factors import FactorLibrary
 from core.carbon.green_power import GreenPower, non_fossil
 from core.carbon.indicators import (
@@ -14,10 +15,12 @@ from core.carbon.indicators import (
     energy_tce,
     green_power_of,
     indicators,
+    schemes,
     thresholds,
     trajectory,
 )
 from core.carbon.method import TceBasis
+from core.errors import BadRequest, FaultyInput
 
 GRID_ONLY = PeriodSums(
     method_set="zero-carbon-factory",
@@ -188,3 +191,31 @@ def test_sold_certificates_are_those_of_the_exported_power_first(library: Factor
         return non_fossil(green_power_of(sums)).claim_lost_kwh
 
     assert [claim_lost_kwh(sold) for sold in (0.0, 40.0, 50.0, 500.0)] == [0.0, 0.0, 10.0, 60.0]
+
+
+def test_a_local_schemes_stages_stand_beside_the_indicators(library: FactorLibrary) -> None:
+    table = (
+        "scheme,indicator,stage,value,unit,better,source,confidence\n"
+        "city,carbon_per_energy,silver,4.5,tCO2/tce,at_most,city rule 7,verified\n"
+        "city,carbon_per_energy,gold,2.0,tCO2/tce,at_most,city rule 7,verified\n"
+    )
+    own = library.with_rows(read_own_thresholds(table.encode(), "indicator_thresholds.csv"))
+
+    rows = {(row.indicator, row.basis): row for row in indicators(GRID_ONLY, own, "city")}
+
+    row = rows["carbon_per_energy", "location,calorific"]
+    assert (row.stages, row.reached, row.entry) == ({"silver": 4.5, "gold": 2.0}, "silver", None)
+    assert rows["non_fossil_share", "calorific"].reached is None
+    assert schemes(own)[-1] == "city"
+    with pytest.raises(BadRequest, match="hunan-zero-carbon-factory"):
+        indicators(GRID_ONLY, own, "village")
+    with pytest.raises(FaultyInput, match="wanted at_most or at_least"):
+        read_own_thresholds(table.replace("at_most", "below").encode(), "t.csv")
+
+
+def test_what_was_captured_is_a_rate_of_its_own(library: FactorLibrary) -> None:
+    rows = by_name(replace(GRID_ONLY, removed_kg=0.05306e6, collected_share=0.75), library)
+
+    assert rows["removal_rate", None].value == pytest.approx(10.0)
+    assert rows["auto_collection", None].value == 75.0
+    assert rows["emissions_total", "location"].value == 0.5306e6
