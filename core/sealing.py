@@ -46,6 +46,7 @@ class Verdict:
         difference: The first thing that is not as it was sealed, in words; None where all is.
         replayed, hashed: Days computed again from their readings; days checked by their hashes alone.
         lost_before_ns: Readings before this are no longer kept; None where all are.
+        link: What the chain ends in. Written down elsewhere, it shows later that nothing was cut off the end.
     """
 
     seals: int
@@ -53,6 +54,7 @@ class Verdict:
     hashed: int
     difference: str | None = None
     lost_before_ns: int | None = None
+    link: str = ""
 
 
 class Sealing:
@@ -187,11 +189,17 @@ class Sealing:
 
     # verifying ----------------------------------------------------------------
 
-    async def verify(self) -> Verdict:
-        """Check every seal; stops at the first difference."""
+    async def verify(self, link: str | None = None) -> Verdict:
+        """Check every seal; stops at the first difference.
+
+        Args:
+            link: What the chain once ended in, which must still be in it.
+        """
         await self._history.refresh()
         chain = await self._store.seal_chain()
         difference = _chain_difference(chain)
+        if difference is None and link is not None and link.lower() not in {s.chain.hex() for s in chain}:
+            difference = f"the chain no longer holds {link}: what was closed then was cut off or written anew"
         days = [seal for seal in chain if seal.period == "day"]
         newest = {seal.label: seal.revision for seal in days}
         points = {p for d in days[:1] for p in (await self._history.engine_at(d.start_ns)).points}
@@ -216,7 +224,8 @@ class Sealing:
             replayed, hashed = replayed + replayable, hashed + (not replayable)
         if difference is None:
             difference = _month_difference(chain)
-        return Verdict(len(chain), replayed, hashed, difference, lost_ns)
+        ends_in = chain[-1].chain.hex() if chain else ""
+        return Verdict(len(chain), replayed, hashed, difference, lost_ns, ends_in)
 
     async def _stored_difference(self, seal: Seal) -> str | None:
         """Whether the figures stored are those that were sealed; which one is not, where a replay can tell."""

@@ -268,12 +268,19 @@ def seal(
 
 
 @app.command()
-def verify(plant: PlantFolder, data: DataFolder = None, dsn: Dsn = None) -> None:
+def verify(
+    plant: PlantFolder,
+    chain: Annotated[
+        str | None, typer.Option(help="What the chain ended in once: it must still hold that seal.")
+    ] = None,
+    data: DataFolder = None,
+    dsn: Dsn = None,
+) -> None:
     """Compute every closed day again from its readings and check the chain of seals; exit 1 names the first difference."""
     from ecmc.command import verify_plant
     from ecmc.folder import read_plant
 
-    verdict = run_work(verify_plant(read_plant(plant), data, dsn))
+    verdict = run_work(verify_plant(read_plant(plant), chain, data, dsn))
     if verdict.difference is not None:
         typer.echo(verdict.difference)
         raise typer.Exit(1)
@@ -286,6 +293,8 @@ def verify(plant: PlantFolder, data: DataFolder = None, dsn: Dsn = None) -> None
             f"{verdict.hashed} days by their hashes alone: readings before {rfc3339(verdict.lost_before_ns)} "
             "are no longer kept"
         )
+    if verdict.link:
+        typer.echo(f"the chain ends in {verdict.link}")
 
 
 def _log_to_stderr() -> None:

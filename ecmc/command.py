@@ -162,10 +162,10 @@ async def seal_period(plant: Plant, label: str, why: str, data: Path | None, dsn
         return await (await _sealing(plant, store)).close(label, getpass.getuser(), why)
 
 
-async def verify_plant(plant: Plant, data: Path | None, dsn: str | None) -> Verdict:
+async def verify_plant(plant: Plant, link: str | None, data: Path | None, dsn: str | None) -> Verdict:
     """Check every seal of a plant against its stored figures and its readings."""
     async with opened_store(plant, data, dsn) as store:
-        return await (await _sealing(plant, store)).verify()
+        return await (await _sealing(plant, store)).verify(link)
 
 
 async def _sealing(plant: Plant, store: PostgresStore) -> Sealing:

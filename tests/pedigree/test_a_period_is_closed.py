@@ -163,6 +163,19 @@ async def test_tampering_is_named(works: Any, readings: Any, tampering: str, nam
         raise AssertionError(found)
 
 
+async def test_seals_cut_off_the_end_show_by_what_was_written_down(works: Any, readings: Any) -> None:
+    sealing = await sealing_of(works, readings)
+    async for _ in sealing.close_due():
+        pass
+    written_down = (await sealing.verify()).link
+    assert (await sealing.verify(written_down)).difference is None
+
+    await execute(works, "DELETE FROM ecmc.seal WHERE id > (SELECT min(id) FROM ecmc.seal)")
+
+    assert (await sealing.verify()).difference is None  # a shorter chain is a chain
+    assert "no longer holds" in str((await sealing.verify(written_down)).difference)
+
+
 async def test_what_retention_took_is_said_and_held_by_its_hash(works: Any, readings: Any) -> None:
     sealing = await sealing_of(works, readings)
     async for _ in sealing.close_due():
