@@ -213,6 +213,11 @@ class Pipeline:
                 corrected = any(r.reason != "samples" for r in group)
                 compared = frozenset().union(*(model.engine.compared_points for model in models))
                 reach = await self._reach(sorted(points), start_ns, end_ns, corrected, compared)
+            else:
+                there = await self._store.span(sorted(mine))
+                if there is None or there[1] < start_ns or end_ns < there[0]:
+                    continue  # before the first reading and after the last there is nothing to compute
+                reach = max(start_ns, there[0]), min(end_ns, there[1])
             spans.append(Span(reach[0] // base_ns * base_ns, (reach[1] // base_ns + 1) * base_ns))
         return await self._computable(_merged(spans))
 
@@ -322,9 +327,11 @@ class Pipeline:
             self._open = result.last_hour()
         later_ns = self._clock.now_ns()
         if end_ns <= later_ns and stocks_then is not None and not _same_stocks(stocks_then, result):
-            # What a storage holds at the end has changed, and with it what it gives back later.
+            # What a storage holds at the end has changed, and with it what it gives back in the hours that follow.
             reach_ns = min(end_ns + 2 * (end_ns - start_ns), later_ns)
-            await self._store.mark_dirty(end_ns, reach_ns, None, "stock")
+            follow = (await self._store.computed(end_ns, reach_ns + 1)).stretches
+            if follow and follow[0][0] == end_ns:
+                await self._store.mark_dirty(end_ns, min(reach_ns, follow[0][1] - 1000), None, "stock")
         log.debug("window %s .. %s computed (%s)", rfc3339(start_ns), rfc3339(end_ns), reason)
         return result
 

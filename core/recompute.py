@@ -22,7 +22,7 @@ import asyncpg
 import numpy as np
 
 from core.carbon.factor_row import published_ns
-from core.clock import datetime_of, time_ns_of
+from core.clock import datetime_of, rfc3339, time_ns_of
 from core.errors import BadRequest
 from core.history import History, Known
 from core.pipeline import Pipeline, computed
@@ -90,7 +90,7 @@ async def recompute(
     who: str = "",
     progress: Callable[[int, int], None] = lambda done_ns, end_ns: None,
 ) -> Recomputed:
-    """Compute every hour that [start, end) touches again, and write what follows.
+    """Compute every hour that [start, end) touches again, between the first and the last reading; write what follows.
 
     Args:
         known_at_ns: Factors published later do not count; None: now, and the same now when it goes on after a kill.
@@ -98,26 +98,30 @@ async def recompute(
         progress: Told how far it is.
 
     Raises:
-        BadRequest: The window is empty.
+        BadRequest: The window is empty, or there are no readings in it.
     """
-    first_ns, last_ns = start_ns // HOUR_NS * HOUR_NS, -(-end_ns // HOUR_NS) * HOUR_NS
-    if last_ns <= first_ns:
-        raise BadRequest("the window to compute again is empty")
+    await pipeline.history.refresh()
+    first_ns, last_ns = await _with_readings(store, pipeline.history, start_ns, end_ns)
     asked = f"known at {known_at_ns or 'now'}, model {'current' if current_model else 'of its time'}"
-    job = await _Job.begun(store.pool, first_ns, last_ns, asked, known_at_ns or now_ns, who)
+    whole = (
+        start_ns // HOUR_NS * HOUR_NS,
+        -(-end_ns // HOUR_NS) * HOUR_NS,
+    )  # the last reading moves on meanwhile
+    job = await _Job.begun(store.pool, *whole, asked, known_at_ns or now_ns, who)
     history = pipeline.history
-    if current_model and job.done_ns == first_ns:
+    is_new, from_ns = job.done_ns == whole[0], max(job.done_ns, first_ns)
+    if current_model and is_new:
         await store.restate(
             history.current.fingerprint, first_ns, last_ns, who, "recomputed with the current model"
         )
     await history.refresh()
     made = Recomputed(first_ns, last_ns, job.known_at_ns)
-    made.resumed_ns = job.done_ns if job.done_ns > first_ns else None
+    made.resumed_ns = None if is_new else from_ns
     names: set[str] = set()
     carried: _Carried = {}
-    pieces = _pieces(job.done_ns, last_ns, history)
+    pieces = _pieces(from_ns, last_ns, history)
     # What a storage holds hands one piece on to the next; without one, pieces go side by side.
-    at_once = 1 if await _has_storages(history, job.done_ns, last_ns) else PIECES_AT_ONCE
+    at_once = 1 if await _has_storages(history, from_ns, last_ns) else PIECES_AT_ONCE
     for first in range(0, len(pieces), at_once):
         group = pieces[first : first + at_once]
         done = await asyncio.gather(
@@ -133,6 +137,26 @@ async def recompute(
         figure.forget_rounding()
     made.figures = {name: figure for name, figure in sorted(made.figures.items()) if figure.by}
     return made
+
+
+async def _with_readings(
+    store: PostgresStore, history: History, start_ns: int, end_ns: int
+) -> tuple[int, int]:
+    """The hours of [start, end) from the network's first reading to its last: beyond there is nothing to compute."""
+    if end_ns <= start_ns:
+        raise BadRequest("the window to compute again is empty")
+    segments = await history.segments(start_ns, end_ns)
+    span = await store.span(sorted({point for s in segments for point in s.engine.points}))
+    if span is None:
+        raise BadRequest("there is nothing to compute: no meter of the network was ever read")
+    first_ns = max(start_ns, span[0]) // HOUR_NS * HOUR_NS
+    last_ns = min(-(-end_ns // HOUR_NS), span[1] // HOUR_NS + 1) * HOUR_NS
+    if last_ns <= first_ns:
+        raise BadRequest(
+            f"there are no readings from {rfc3339(start_ns)} to {rfc3339(end_ns)}: the first is of "
+            f"{rfc3339(span[0])}, the last of {rfc3339(span[1])}"
+        )
+    return first_ns, last_ns
 
 
 _Carried = dict[int, Stocks]  # what each step's computation of the piece before left in the storages

@@ -212,9 +212,13 @@ class PostgresStore:
         )  # rows come by id; in the order of the names asked for they leave
         return SampleBatch(table, index[order], rows.time_ns[order], rows.value[order], rows.status[order])
 
-    async def span(self) -> tuple[int, int] | None:
+    async def span(self, points: Sequence[str] | None = None) -> tuple[int, int] | None:
         async with self._connection() as connection:
-            row = await connection.fetchrow("SELECT min(first_time), max(time) FROM ecmc.latest")
+            ids = None if points is None else await self._registry.ids(connection, "point", points)
+            row = await connection.fetchrow(
+                "SELECT min(first_time), max(time) FROM ecmc.latest WHERE $1::int[] IS NULL OR point_id = ANY($1)",
+                None if ids is None else ids.tolist(),
+            )
         if row is None or row[0] is None:
             return None
         return time_ns_of(row[0]), time_ns_of(row[1])

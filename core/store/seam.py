@@ -259,8 +259,8 @@ class Store(Protocol):
         With `as_of_ns`, without what came or changed in closed days after that time.
         """
 
-    async def span(self) -> tuple[int, int] | None:
-        """First and last sample time, None when there is none."""
+    async def span(self, points: Sequence[str] | None = None) -> tuple[int, int] | None:
+        """First and last sample time there ever was, of all points or of these; None when there is none."""
 
     # ledger ----------------------------------------------------------------
     async def dirty(self, limit: int = 1000) -> list[DirtyRange]: ...

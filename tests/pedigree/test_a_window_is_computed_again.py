@@ -19,6 +19,7 @@ from core.bus import LocalBus
 from core.clock import parse_rfc3339, rfc3339
 from core.energy.register import EventKind, MeterEvent
 from core.engine import Engine
+from core.errors import BadRequest
 from core.health import Health
 from core.pipeline import Pipeline
 from core.plant.load import load_plant
@@ -213,6 +214,24 @@ async def test_a_storages_carry_over_is_counted_with_its_cause(works: Any, readi
     battery = [name for name in made.figures if name.startswith("emissions bat scope 2 location")]
     assert battery
     assert all(set(made.figures[name].by) == {Cause.FACTOR} for name in battery)
+
+
+async def test_a_window_beyond_the_readings_makes_no_empty_hours(works: Any, readings: Any) -> None:
+    await computed_day(works, readings)
+    hours = await works.store.pool.fetchval("SELECT count(*) FROM ecmc.run")
+
+    made = await again(works, START_NS - 400 * HOUR_NS, END_NS + 400 * HOUR_NS)
+    with pytest.raises(BadRequest, match="no readings from 2026-02-13T00:00:00Z"):
+        await again(works, START_NS - 400 * HOUR_NS, START_NS - 40 * HOUR_NS)
+
+    # Nor does a model dated long before, nor what the battery hands on after its carbon has changed.
+    await works.store.mark_dirty(START_NS - 9000 * HOUR_NS, END_NS + 400 * HOUR_NS, None, "plant")
+    await works.drain()
+    await again(works, START_NS, START_NS + 9 * HOUR_NS, known_at_ns=parse_rfc3339("2025-06-01T00:00:00Z"))
+    await works.drain()
+
+    assert (made.start_ns, made.end_ns, made.figures) == (START_NS, END_NS + HOUR_NS, {})
+    assert await works.store.pool.fetchval("SELECT count(*) FROM ecmc.run") == hours
 
 
 async def test_a_pool_of_processes_gives_the_same_bits(works: Any, readings: Any) -> None:
