@@ -116,6 +116,7 @@ class EnergyRow(BaseModel):
     energy_kwh: float | None
     coverage: float
     estimated_share: float | None
+    shift: str | None = None  # with bucket=shift
 
 
 class EmissionRow(BaseModel):
@@ -126,12 +127,14 @@ class EmissionRow(BaseModel):
     method_set: str
     emissions_kgco2e: float | None
     coverage: float
+    shift: str | None = None  # with bucket=shift
 
 
 class IntensityRow(BaseModel):
     node: str
     start: str
     intensity_kgco2e_per_kwh: float | None
+    shift: str | None = None  # with bucket=shift
 
 
 class BalanceRow(BaseModel):
@@ -140,6 +143,7 @@ class BalanceRow(BaseModel):
     in_kwh: float | None
     out_kwh: float | None
     residual_kwh: float | None
+    shift: str | None = None  # with bucket=shift
 
 
 class IndicatorRow(BaseModel):

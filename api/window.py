@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Final, cast
+from zoneinfo import ZoneInfo
 
 from fastapi import Depends, Query
 
@@ -14,12 +16,14 @@ from api.deps import InPlant
 from api.errors import UnknownName
 from core.clock import NS_PER_S, datetime_of, parse_rfc3339, rfc3339, time_ns_of
 from core.errors import BadRequest
-from core.plant.model import Plant
+from core.plant.model import Plant, Shift
 from core.registers.form import period_ns
+from core.samples import Times
 from core.store.seam import Bucket
 
 LONGEST_ANSWER_ROWS: Final = 200_000
 
+SHIFT: Final[Bucket] = "shift"
 BUCKET_S: Final = {
     "1m": 60,
     "5m": 300,
@@ -41,6 +45,20 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class ShiftNames:
+    """Which shift is on at a time."""
+
+    zone: ZoneInfo
+    shifts: tuple[Shift, ...]
+
+    def of(self, time_ns: Times) -> list[str]:
+        begins = [shift.begin_min for shift in self.shifts]
+        here = [datetime_of(at).astimezone(self.zone) for at in time_ns.tolist()]
+        # Before the first of a day the last of the day before is on.
+        return [self.shifts[bisect_right(begins, 60 * at.hour + at.minute) - 1].id for at in here]
+
+
+@dataclass(frozen=True, slots=True)
 class BucketedSpan:
     """A span and the bucket its answer comes in; `guard` before asking."""
 
@@ -48,6 +66,7 @@ class BucketedSpan:
     end_ns: int
     bucket: Bucket
     bucket_s: int
+    shifts: ShiftNames | None = None  # where the buckets are shifts
 
     def guard(self, series: int) -> None:
         """Raises BadRequest where the answer would be longer than anybody reads."""
@@ -99,10 +118,15 @@ def _bucketed(
     bucket: Annotated[
         str | None,
         Query(
-            description=f"{', '.join(BUCKET_S)}; default the base interval. Days and longer by the plant's zone."
+            description=f"{', '.join(BUCKET_S)}, {SHIFT}; default the base interval. Shifts, days and longer by the plant's zone."
         ),
     ] = None,
 ) -> BucketedSpan:
+    if bucket == SHIFT:
+        if not plant.shifts:
+            raise BadRequest("the plant names no shifts: plant.yaml says when they begin, under shifts")
+        names = ShiftNames(plant.zone, plant.shifts)
+        return BucketedSpan(span.start_ns, span.end_ns, SHIFT, 86_400 // len(plant.shifts), names)
     name, seconds = bucket_of(bucket, plant.base_interval_s)
     return BucketedSpan(span.start_ns, span.end_ns, name, seconds)
 

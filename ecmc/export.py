@@ -37,6 +37,7 @@ class BucketWidth(StrEnum):
     M15 = "15m"
     M30 = "30m"
     H1 = "1h"
+    SHIFT = "shift"
     D1 = "1d"
     MO1 = "1mo"
     Y1 = "1y"
@@ -89,6 +90,8 @@ def export(
         raise BadRequest(str(why)) from None
     if end_ns <= start_ns:
         raise BadRequest(f"--end {end} is not after --start {start}")
+    if bucket is BucketWidth.SHIFT and not known.shifts:
+        raise BadRequest("--bucket shift: plant.yaml names no shifts")
 
     def blocks(store: Store) -> AsyncIterator[tuple[float, Block]]:
         if what is What.SAMPLES:
@@ -192,7 +195,7 @@ def _windows(start_ns: int, end_ns: int, bucket: Bucket) -> list[tuple[int, int]
     """Pieces of [start, end) that no bucket is cut by; of days and longer there are few rows, and one piece."""
     from core.results import HOUR_NS
 
-    if bucket in ("1d", "1mo", "1y"):
+    if bucket in ("shift", "1d", "1mo", "1y"):
         return [(start_ns, end_ns)]
     step_ns = _DAYS * 24 * HOUR_NS
     cuts = [start_ns, *range((start_ns // step_ns + 1) * step_ns, end_ns, step_ns), end_ns]

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from api.answer import BalanceRow, EmissionRow, EnergyRow, IndicatorRow, IntensityRow, Json, times
 from api.deps import InPlant, InServices, Services
 from api.table import InMedia, Sheet, download
-from api.window import InBucketedSpan, known, moment_ns, period_span
+from api.window import InBucketedSpan, ShiftNames, known, moment_ns, period_span
 from core.carbon.indicators import NATIONAL
 from core.errors import BadRequest
 from core.inventory import Inventories
@@ -38,7 +38,8 @@ async def energy(services: InServices, plant: InPlant, span: InBucketedSpan, edg
     """Energy over edges. `coverage` is the share of time backed by good readings."""
     edges = known("edge", edge, plant.edge_by_id)
     span.guard(len(edges))
-    return _rows("edge", await services.store.energy(edges, span.start_ns, span.end_ns, span.bucket))
+    series = await services.store.energy(edges, span.start_ns, span.end_ns, span.bucket)
+    return _rows("edge", series, span.shifts)
 
 
 @router.get("/emissions", response_model=list[EmissionRow])
@@ -56,7 +57,7 @@ async def emissions(
     series = await services.store.emissions(
         nodes, span.start_ns, span.end_ns, span.bucket, basis.value, asked_method_set(plant, method_set)
     )
-    return _rows("node", series)
+    return _rows("node", series, span.shifts)
 
 
 @router.get("/intensity", response_model=list[IntensityRow])
@@ -74,7 +75,7 @@ async def intensity(
     series = await services.store.intensity(
         nodes, span.start_ns, span.end_ns, span.bucket, basis.value, asked_method_set(plant, method_set)
     )
-    return _rows("node", series)
+    return _rows("node", series, span.shifts)
 
 
 @router.get("/balance", response_model=list[BalanceRow])
@@ -82,7 +83,8 @@ async def balance(services: InServices, plant: InPlant, span: InBucketedSpan, no
     """What goes into and out of a node, and what neither meters nor losses explain."""
     nodes = known("node", node, _node_names(plant))
     span.guard(len(nodes))
-    return _rows("node", await services.store.balance(nodes, span.start_ns, span.end_ns, span.bucket))
+    series = await services.store.balance(nodes, span.start_ns, span.end_ns, span.bucket)
+    return _rows("node", series, span.shifts)
 
 
 @router.get("/indicators", response_model=list[IndicatorRow])
@@ -138,11 +140,14 @@ def asked_method_set(plant: Plant, asked: str | None) -> str:
     return asked
 
 
-def _rows(key: str, series: Series) -> Json:
+def _rows(key: str, series: Series, shifts: ShiftNames | None = None) -> Json:
     names = (key, "start", *series.columns)
     columns = [series.name, times(series.start_ns), *(column.tolist() for column in series.columns.values())]
     if series.flow is not None:
         flows = [series.flows[i] for i in np.asarray(series.flow).tolist()]
         names = (*names, "scope", "basis", "method_set")
         columns += [[f.scope for f in flows], [f.basis for f in flows], [f.method_set for f in flows]]
+    if shifts is not None:
+        names = (*names, "shift")
+        columns.append(shifts.of(series.start_ns))
     return Json([dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)])

@@ -48,6 +48,7 @@ from core.plant.network import Measured, checked_id, read_edges, read_nodes, reg
 from core.plant.pointlist import POINT_ID, point_list_file, read_point_list, topic_faults
 from core.plant.profile import MODBUS, Profile, ProfileShelf, device_point, filled_path, filled_topic
 from core.plant.retention import read_retention
+from core.plant.shift import read_shifts
 from core.plant.statement import read_products, read_statement
 from core.plant.watched import watch_rules
 
@@ -121,6 +122,7 @@ class _Reading:
         seal_after_days = entry.integer("seal_after_days", SEAL_AFTER_DAYS, least=1, most=3650)
         kept = entry.child("retention")
         retention = read_retention(kept) if kept else Retention()
+        shifts = read_shifts(entry, base_interval_s)
         self._areas(entry)
         self._connections(entry)
         self._devices(entry)
@@ -174,6 +176,7 @@ class _Reading:
             valid_from_ns=valid_from_ns,
             seal_after_days=seal_after_days,
             retention=retention,
+            shifts=shifts,
         )
 
     def _factors(self) -> FactorLibrary:

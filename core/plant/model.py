@@ -428,6 +428,15 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
+class Shift:
+    """A part of the working day in the plant's zone; it lasts until the next one begins."""
+
+    id: str
+    begin_min: int  # after midnight by the clock
+    name: Label | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Retention:
     """How long raw samples stay; results stay for ever.
 
@@ -480,6 +489,7 @@ class Plant:
     valid_from_ns: int | None = None
     seal_after_days: int = SEAL_AFTER_DAYS
     retention: Retention = field(default_factory=Retention)
+    shifts: tuple[Shift, ...] = ()  # by their beginning; none or at least two
     point_table: PointTable = field(init=False)
     point_by_id: Mapping[str, Point] = field(init=False)
     device_by_id: Mapping[str, Device] = field(init=False)

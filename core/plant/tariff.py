@@ -27,7 +27,7 @@ def read_tariff(entry: Entry) -> Tariff | None:
 
 
 def _period(one: Entry) -> TariffPeriod:
-    begin, end = _minute(one, "from"), _minute(one, "to")
+    begin, end = read_minute(one, "from"), read_minute(one, "to")
     months = tuple(one.numbers("months")) or tuple(range(1, 13))
     if any(not 1 <= month <= 12 for month in months):
         one.fault("months", f"months are {list(months)}, wanted 1 to 12")
@@ -39,7 +39,8 @@ def _period(one: Entry) -> TariffPeriod:
     return TariffPeriod(begin, end, price, months, _DAYS.get(days, _DAYS["all"]))
 
 
-def _minute(one: Entry, key: str) -> int:
+def read_minute(one: Entry, key: str) -> int:
+    """Minutes after midnight of a time of day like "08:30"."""
     text = one.text(key, required=True)
     if not _TIME.fullmatch(text):
         one.fault(key, f'{key} is {text!r}, wanted a time of day like "08:30"')

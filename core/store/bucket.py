@@ -8,6 +8,7 @@ shows: all of them add up the same parts (core/store/rollup.py).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -55,9 +56,14 @@ NODE = Family("node", ("node_id",), ("in_kwh", "out_kwh", "residual_kwh", "throu
 EMISSION = Family("emission", ("node_id", "flow_id"), ("emissions_kg", "through_kg"))
 
 
-def bucket_edges(start_ns: int, end_ns: int, bucket: Bucket, zone: ZoneInfo) -> Times:
+def bucket_edges(
+    start_ns: int, end_ns: int, bucket: Bucket, zone: ZoneInfo, shifts: Sequence[int] = ()
+) -> Times:
     """Edges of the buckets that touch [start, end), shape (n + 1,); days and longer begin at the zone's midnight.
-    A day has 23, 24 or 25 hours, as the zone's clocks are set.
+    A day has 23, 24 or 25 hours, as the zone's clocks are set, and so is one of its shifts shorter or longer.
+
+    Args:
+        shifts: When shifts begin, minutes after midnight, in order.
     """
     if bucket in _FIXED_S:
         width_ns = _FIXED_S[bucket] * NS_PER_S
@@ -68,6 +74,10 @@ def bucket_edges(start_ns: int, end_ns: int, bucket: Bucket, zone: ZoneInfo) -> 
     day = (
         datetime_of(start_ns).astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
     )
+    if bucket == "shift":
+        if not shifts:
+            raise ValueError("a plant without shifts has no buckets of them")
+        return _shift_edges(day, start_ns, end_ns, zone, shifts)
     if bucket != "1d":
         day = day.replace(day=1)
     if bucket == "1y":
@@ -77,6 +87,19 @@ def bucket_edges(start_ns: int, end_ns: int, bucket: Bucket, zone: ZoneInfo) -> 
         day = _next(day, bucket)
         edges.append(time_ns_of(day.replace(tzinfo=zone)))
     return np.array(edges, dtype=np.int64)
+
+
+def _shift_edges(day: datetime, start_ns: int, end_ns: int, zone: ZoneInfo, shifts: Sequence[int]) -> Times:
+    """From the shift that is on at the start, begun the day before it may be, to the first edge not before the end."""
+    edges: list[int] = []
+    day -= timedelta(days=1)
+    while not edges or edges[-1] < end_ns:
+        begins = (day + timedelta(minutes=minute) for minute in shifts)
+        edges += [time_ns_of(begin.replace(tzinfo=zone)) for begin in begins]
+        day += timedelta(days=1)
+    found = np.unique(np.array(edges, dtype=np.int64))
+    first, last = np.searchsorted(found, start_ns, side="right") - 1, np.searchsorted(found, end_ns)
+    return found[first : last + 1]
 
 
 def _next(day: datetime, bucket: Bucket) -> datetime:
@@ -95,9 +118,10 @@ async def sums(
     end_ns: int,
     bucket: Bucket,
     zone: ZoneInfo,
+    shifts: Sequence[int] = (),
 ) -> Sums:
     """Sums of the series with the ids (a list for each key) over [start, end), cut into buckets."""
-    edges = bucket_edges(start_ns, end_ns, bucket, zone)
+    edges = bucket_edges(start_ns, end_ns, bucket, zone, shifts)
     cuts = _cuts(start_ns, end_ns, edges, bucket)
     coarse = await _from_rollups(connection, family, ids, edges, bucket, cuts)
     fine = [

@@ -74,6 +74,7 @@ class PostgresStore:
         self._registry = Registry()
         self._writer = writer.Writer(tier)
         self._zone = ZoneInfo("UTC")
+        self._shifts: tuple[int, ...] = ()
         self._base_interval_s = 60
         self.archive: Archive | None = None  # closed months in files, where the plant keeps any
         self.room: Room | None = None  # of the database's disk, where that is ours to watch
@@ -115,6 +116,7 @@ class PostgresStore:
             async with self._connection() as connection:
                 await self._registry.adopt(connection, plant, at_ns)
         self._zone = plant.zone
+        self._shifts = tuple(shift.begin_min for shift in plant.shifts)
         self._base_interval_s = plant.base_interval_s
 
     # samples ---------------------------------------------------------------
@@ -490,7 +492,7 @@ class PostgresStore:
         start_ns, end_ns = -(-start_ns // base_ns) * base_ns, end_ns // base_ns * base_ns
         if start_ns >= end_ns:
             end_ns = start_ns
-        return await buckets.sums(connection, family, ids, start_ns, end_ns, bucket, self._zone)
+        return await buckets.sums(connection, family, ids, start_ns, end_ns, bucket, self._zone, self._shifts)
 
     # upkeep ----------------------------------------------------------------
     async def compress(self, older_than_ns: int) -> int:

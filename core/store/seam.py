@@ -18,7 +18,7 @@ from core.results import Flow, WindowResult
 from core.samples import Flags, Floats, Indices, SampleBatch, Times
 from core.seal import Seal
 
-Bucket = Literal["1m", "5m", "15m", "30m", "1h", "1d", "1mo", "1y"]
+Bucket = Literal["1m", "5m", "15m", "30m", "1h", "shift", "1d", "1mo", "1y"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from api.window import bucket_of, period_span
 from core.clock import parse_rfc3339, rfc3339
 from core.errors import BadRequest
+from core.plant.model import Shift
 from core.results import Flow
 from core.store.seam import Series
 
@@ -171,3 +174,21 @@ async def test_every_request_of_the_contract_is_described(client) -> None:
     assert {f"/v1/{name}" for name in wanted} <= paths.keys()
     assert {"get", "post"} <= paths["/v1/samples"].keys()
     assert "/v1/alerts/{alert}/ack" in paths
+
+
+async def test_shifts_are_named_and_a_plant_without_any_says_so(client, world) -> None:
+    none = await client.get(f"/v1/energy?edge=e-grid&bucket=shift&{DAY}")
+    world.plant = replace(world.plant, shifts=(Shift("day", 480), Shift("night", 1200)))
+    world.store.answers["energy"] = Series(
+        ("e-grid", "e-grid"),
+        np.array(
+            [parse_rfc3339("2026-10-05T00:00:00Z"), parse_rfc3339("2026-10-05T12:00:00Z")]
+        ),  # 8:00, 20:00
+        {"energy_kwh": np.array([100.0, 50.0])},
+    )
+
+    answer = await client.get(f"/v1/energy?edge=e-grid&bucket=shift&{DAY}")
+
+    assert (none.status_code, "shifts" in none.json()["detail"]) == (422, True)
+    assert [(row["shift"], row["energy_kwh"]) for row in answer.json()] == [("day", 100.0), ("night", 50.0)]
+    assert world.store.asked["energy"][-1] == "shift"

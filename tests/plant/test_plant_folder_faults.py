@@ -48,6 +48,20 @@ FAULTS = [
         "more than feeding_days 30",
     ),
     (YAML, "region: CN-CQ", "region: CN-CQ\nretention: {disk_gb: 0}", "0}", "wanted more than 0"),
+    (
+        YAML,
+        "region: CN-CQ",
+        'region: CN-CQ\nshifts: [{id: a, start: "06:00"}, {id: b, start: "6:00"}]',
+        '"6:00"',
+        "wanted a time of day",
+    ),
+    (
+        YAML,
+        "region: CN-CQ",
+        'region: CN-CQ\nshifts: [{id: a, start: "06:00"}]',
+        "[{id",
+        "two or more, or none",
+    ),
     # connections
     (YAML, "protocol: opcua", "protocol: opc-ua", "opc-ua", "did you mean 'opcua'?"),
     (YAML, "port: 15020", "port: 150200", "150200", "wanted 1 to 65535"),

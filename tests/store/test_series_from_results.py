@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import fields, replace
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -12,7 +13,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from core.clock import parse_rfc3339
+from core.clock import parse_rfc3339, time_ns_of
+from core.plant.model import Plant, Shift
 from core.results import HOUR_NS, WindowResult
 from core.samples import NS_PER_S
 from core.store.bucket import bucket_edges
@@ -190,7 +192,8 @@ async def test_stocks_are_found_at_every_hour_of_the_window_and_at_its_end(
     np.testing.assert_array_equal(at_end.kwh, result.stock_kwh[:, -1])
     np.testing.assert_array_equal(at_end.kg, result.stock_kg[:, :, -1])
     assert never is None
-    assert await store.first_hour() == START_NS
+    assert await store.has_run(START_NS)
+    assert not await store.has_run(START_NS - HOUR_NS)
 
 
 @pytest.mark.parametrize(("day", "hours"), [("2026-03-29", 23), ("2026-10-25", 25), ("2026-07-01", 24)])
@@ -201,6 +204,32 @@ def test_a_day_of_the_plants_zone_has_the_hours_its_clocks_give_it(day: str, hou
     edges = bucket_edges(noon_ns, noon_ns + HOUR_NS, "1d", zone)
 
     assert np.diff(edges).tolist() == [hours * HOUR_NS]
+
+
+@pytest.mark.parametrize(
+    ("day", "hours"), [("2026-03-29", [7, 8, 8]), ("2026-10-25", [9, 8, 8]), ("2026-07-01", [8, 8, 8])]
+)
+async def test_shifts_begin_by_the_plants_clock_and_a_night_of_the_change_is_an_hour_off(
+    store: PostgresStore, plant: Plant, window: Window, day: str, hours: list[int]
+) -> None:
+    zone = ZoneInfo("Europe/Berlin")
+    shifts = (Shift("early", 360), Shift("late", 840), Shift("night", 1320))
+    await store.adopt(replace(plant, zone=zone, shifts=shifts, fingerprint="berlin"))
+    midnight = datetime.fromisoformat(day).replace(tzinfo=zone)
+    night_ns = time_ns_of(midnight) - 2 * HOUR_NS
+    result = window(night_ns // HOUR_NS * HOUR_NS, hours=30)
+    await store.write_window(result, RUN)
+    edges = bucket_edges(night_ns + HOUR_NS, night_ns + 20 * HOUR_NS, "shift", zone, [360, 840, 1320])
+
+    answer = await store.energy(["e-press"], int(edges[0]), int(edges[-1]), "shift")
+
+    at = (edges - result.start_ns) // MINUTE_NS
+    minutes = result.energy.energy_kwh[1]
+    assert (np.diff(edges) // HOUR_NS).tolist() == hours
+    np.testing.assert_array_equal(answer.start_ns, edges[:-1])
+    np.testing.assert_allclose(
+        answer.columns["energy_kwh"], [minutes[a:b].sum() for a, b in pairwise(at.tolist())]
+    )
 
 
 def test_months_and_years_begin_at_the_zones_midnight() -> None:
