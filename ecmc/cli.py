@@ -47,12 +47,41 @@ def main_options(
 
 
 @app.command()
-def check(plant: Annotated[Path, typer.Argument(help="Plant folder.")]) -> None:
+def check(
+    plant: Annotated[Path, typer.Argument(help="Plant folder.")],
+    requests: Annotated[
+        bool, typer.Option("--requests", help="Also every Modbus request it will make.")
+    ] = False,
+) -> None:
     """Read a plant folder; say what is in it, or everything that is wrong with it."""
+    from collector.tools import forecast
     from core.plant.check import summarise
     from ecmc.folder import read_plant
+    from ecmc.tools import print_table
 
-    typer.echo(summarise(read_plant(plant)))
+    read = read_plant(plant)
+    asked = forecast.requests(read)
+    typer.echo(summarise(read, forecast.requests_per_s(asked)))
+    for line in forecast.lines_said(read, forecast.busy(asked)):
+        typer.echo(line)
+    if requests:
+        print_table(
+            f"{len(asked)} Modbus requests",
+            ("connection", "device", "unit", "function", "address", "registers", "points", "every"),
+            [
+                (
+                    one.connection,
+                    one.device,
+                    str(one.unit),
+                    str(one.function),
+                    str(one.address) if one.model is None else f"model {one.model} + {one.address}",
+                    str(one.count),
+                    str(len(one.points)),
+                    f"{one.period_s:g} s",
+                )
+                for one in asked
+            ],
+        )
 
 
 @app.command()

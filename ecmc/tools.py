@@ -58,7 +58,7 @@ def scan(
     if as_json:
         _print_json({"target": target, "found": found, "one_device": all_alike(found)})
     else:
-        _table(
+        print_table(
             f"{target}: {len(found)} of {len(numbers)} units answer",
             ("unit", "identity", "coils", "inputs", "holding", "input regs", "SunSpec models"),
             [
@@ -101,7 +101,7 @@ def guess(
     if as_json:
         _print_json({"target": target, "unit": unit, "shows": display.number, "guesses": found})
     else:
-        _table(
+        print_table(
             f"{target} unit {unit} address {address} shows {shows}: {len(found)} readings fit",
             ("function", "address", "type", "byte order", "word order", "scale", "value", "also"),
             [
@@ -144,7 +144,7 @@ def probe(
     if as_json:
         _print_json({**dataclasses.asdict(probed), "in_flight_advised": probed.in_flight_advised})
         return
-    _table(
+    print_table(
         f"{device}, unit {probed.unit}: {' '.join(probed.identity.values()) or 'does not say what it is'}",
         ("what", "figure"),
         [
@@ -198,7 +198,7 @@ def browse(
         _print_json({"connection": connection, "offers": offers})
     else:
         columns = list(dict.fromkeys(column for offer in offers for column in offer.cells))
-        _table(
+        print_table(
             f"{connection}: {len(offers)} values",
             (*columns, "shows", "note", "in the plant"),
             [
@@ -275,14 +275,15 @@ def _progress(as_json: bool) -> Iterator[Callable[[str, float], None]]:
         yield lambda what, part: shown(round(1000 * part), 1000, what)
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table where somebody is looking; into a file or a pipe the title and tab-separated lines."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     console = Console()
-    if not console.is_terminal:  # into a file or a pipe: nothing is cut off to fit a width
+    if not console.is_terminal:  # nothing is cut off to fit a width
         typer.echo(title)
         for row in (columns, *rows) if rows else ():
             typer.echo("\t".join(row))

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Mapping
 
 from core.plant.model import (
     FormulaMeter,
-    ModbusSource,
     NodeKind,
     Plant,
     PointMeter,
     RemainderMeter,
 )
 
-MAX_REGISTERS = 125  # Modbus application protocol 1.1b3, 6.3
-BRIDGED_REGISTERS = 20  # a hole up to this size is cheaper read than gone round
 
+def summarise(plant: Plant, per_s: Mapping[str, float]) -> str:
+    """The plant in a few lines: what is connected, measured, metered and asked for per second.
 
-def summarise(plant: Plant) -> str:
-    """The plant in a few lines: what is connected, measured, metered and asked for per second."""
+    Args:
+        per_s: Requests a second by connection; subscriptions ask nothing.
+    """
     protocols = Counter(connection.protocol.value for connection in plant.connections)
     meters = Counter(type(edge.meter) for edge in plant.edges)
-    per_s = planned_requests_per_s(plant)
     silent = sum(1 for point in plant.points if point.source is None)
     lines = [
         f"plant {plant.id}: {plant.name.zh} / {plant.name.en}, {plant.zone.key}, region {plant.region}, "
@@ -36,24 +36,6 @@ def summarise(plant: Plant) -> str:
         f"{_count(len(plant.alerts), 'alert rule')}, method sets {', '.join(plant.method_sets)}",
     ]
     return "\n".join([*lines, *(f"note: {note}" for note in notes(plant))])
-
-
-def planned_requests_per_s(plant: Plant) -> dict[str, float]:
-    """Modbus requests a second by connection, as neighbouring registers go together; subscriptions ask nothing."""
-    blocks: dict[tuple[str, float, str, int, int | None], list[ModbusSource]] = defaultdict(list)
-    for point in plant.points:
-        device = plant.device_by_id.get(point.device or "")
-        if device is None or device.connection is None or not isinstance(point.source, ModbusSource):
-            continue
-        source = point.source
-        key = (device.connection, point.period_s, device.id, source.function, source.sunspec_model)
-        blocks[key].append(source)
-    per_s: dict[str, float] = {}
-    for (connection, period_s, device_id, _, _), sources in blocks.items():
-        most = plant.device_by_id[device_id].options.get("max_registers", MAX_REGISTERS)
-        count = _block_count(sources, most if isinstance(most, int) else MAX_REGISTERS)
-        per_s[connection] = per_s.get(connection, 0.0) + count / period_s
-    return per_s
 
 
 def notes(plant: Plant) -> list[str]:
@@ -84,19 +66,6 @@ def notes(plant: Plant) -> list[str]:
     if pointless:
         found.append(f"devices without a point: {', '.join(pointless)}")
     return found
-
-
-def _block_count(sources: list[ModbusSource], most: int) -> int:
-    count = start = end = 0
-    for source in sorted(sources, key=lambda source: source.address):
-        if (
-            not count
-            or source.address > end + BRIDGED_REGISTERS
-            or source.address + source.words - start > most
-        ):
-            count, start, end = count + 1, source.address, source.address
-        end = max(end, source.address + source.words)
-    return count
 
 
 def _count(n: int, noun: str) -> str:

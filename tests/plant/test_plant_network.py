@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.plant.check import notes, planned_requests_per_s, summarise
+from core.plant.check import notes, summarise
 from core.plant.model import AlertKind, Plant, PointMeter, RemainderMeter, Role
 
 Load = Callable[[Path], Plant]
@@ -103,25 +103,13 @@ def test_the_fingerprint_changes_with_any_file_that_is_read(works: Path, load: L
 
 
 def test_the_summary_counts_what_is_there(works: Path, load: Load) -> None:
-    lines = summarise(load(works)).splitlines()
+    lines = summarise(load(works), {}).splitlines()
 
     assert lines[1:4] == [
         "4 connections (1 modbus-tcp, 1 modbus-rtu, 1 opcua, 1 mqtt)",
         "9 devices",
         "127 points, 1 by import alone",
     ]
-
-
-def test_neighbouring_registers_are_planned_as_one_request(tmp_path: Path, load: Load) -> None:
-    (tmp_path / "plant.yaml").write_text(
-        "plant: one\nzone: UTC\nregion: CN\nconnections: [{id: c, protocol: modbus-tcp, host: h}]\n"
-        "devices: [{id: d, connection: c, period_s: 2}]\n",
-        "utf-8",
-    )
-    rows = [f"d.p{address},d,frequency,{address},uint16" for address in (0, 1, 2, 10, 500)]
-    (tmp_path / "points.csv").write_text("\n".join(["point,device,quantity,address,type", *rows]), "utf-8")
-
-    assert planned_requests_per_s(load(tmp_path)) == {"c": 1.0}  # two blocks each 2 s
 
 
 def test_gas_that_nobody_burns_is_worth_a_note(works: Path, load: Load, change: Change) -> None:

@@ -112,7 +112,7 @@ class Unit:
         self._stood_at: Mapping[int, int] | None = None
         self._registers = tuple(registers)
         self._cost = cost
-        self.needs_walk = any(register.source.sunspec_model is not None for register in registers)
+        self.needs_walk = bool(self.models_wanted)
         if not self.needs_walk:
             self._remember(refusals or {})
             self.replan()
@@ -120,6 +120,11 @@ class Unit:
     @property
     def indices(self) -> list[int]:
         return [register.index for register in self._registers]
+
+    @property
+    def models_wanted(self) -> list[int]:
+        """SunSpec models its points stand in."""
+        return [one.source.sunspec_model for one in self._registers if one.source.sunspec_model is not None]
 
     @property
     def standing(self) -> str:
