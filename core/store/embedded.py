@@ -224,6 +224,7 @@ class EmbeddedServer:
         log_file = self._folder / "postgres.log"
         give_up = time.monotonic() + START_TIMEOUT_S
         orphans_until = time.monotonic() + ORPHANS_LEAVE_S
+        _disown(self._cluster)
         while True:
             self._write_settings()
             with log_file.open("wb") as log:
@@ -450,13 +451,35 @@ def _check_version(cluster: Path, binaries: Path) -> None:
 def _postmaster_of(cluster: Path) -> psutil.Process | None:
     """The live server of this cluster, whoever started it."""
     try:
-        pid = int((cluster / "postmaster.pid").read_text().split("\n", 1)[0])
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE or str(cluster) not in process.cmdline():
+        process = psutil.Process(_noted_pid(cluster))
+        if process.status() == psutil.STATUS_ZOMBIE or not _serves(process.cmdline(), cluster):
             return None
     except (OSError, ValueError, psutil.Error):
         return None
     return process
+
+
+def _noted_pid(cluster: Path) -> int:
+    return int((cluster / "postmaster.pid").read_text().split("\n", 1)[0])
+
+
+def _serves(command: Sequence[str], cluster: Path) -> bool:
+    """Whether it is `postgres -D cluster`, under whatever name of that folder."""
+    folder = Path(command[command.index("-D") + 1]) if "-D" in command[:-1] else None
+    return folder is not None and folder.is_dir() and folder.samefile(cluster)
+
+
+def _disown(cluster: Path) -> None:
+    """Let no stranger who was given a dead server's process id, after a power cut, keep ours from starting.
+
+    PostgreSQL takes its parent's id, which is ours, for no server's, and still looks at the shared memory noted there.
+    """
+    file = cluster / "postmaster.pid"
+    try:
+        if psutil.pid_exists(_noted_pid(cluster)) and _postmaster_of(cluster) is None:
+            file.write_text(f"{os.getpid()}\n" + file.read_text().split("\n", 1)[1])
+    except (OSError, ValueError, IndexError):
+        return
 
 
 def _is_ready(cluster: Path, pid: int) -> bool:

@@ -118,6 +118,40 @@ def test_it_starts_again_while_a_killed_servers_orphans_are_leaving(folder: Path
     assert kept == 42
 
 
+def test_a_stranger_with_a_dead_servers_process_id_keeps_nobody_from_starting(folder: Path) -> None:
+    """As after a power cut, when ids are given out anew. PostgreSQL asks for the user's own processes alone."""
+    server = EmbeddedServer(folder)
+    server.start()
+    server.stop()
+    owner = (folder / "pg").stat().st_uid
+    note = folder / "pg" / "postmaster.pid"
+
+    with subprocess.Popen(["sleep", "60"], user=owner) as stranger:
+        note.write_text(f"{stranger.pid}\n{folder / 'pg'}\n1\n5432\n\n\n\nready\n")
+        os.chown(note, owner, -1)
+        answer = ask(server.start(), "SELECT 1")
+        server.stop()
+        still_there = stranger.poll() is None
+        stranger.kill()
+
+    assert answer == 1
+    assert still_there
+
+
+def test_a_running_server_is_known_under_another_name_of_its_folder(folder: Path) -> None:
+    server = EmbeddedServer(folder)
+    server.start()
+    other_name = folder.with_name("link")
+    other_name.symlink_to(folder)
+    try:
+        with pytest.raises(DataFolderError, match="in use by process"):
+            EmbeddedServer(other_name).start()
+
+        assert running_dsn(other_name) == running_dsn(folder) is not None
+    finally:
+        server.stop()
+
+
 def test_a_cluster_of_another_major_version_is_refused_with_the_way_out(folder: Path) -> None:
     server = EmbeddedServer(folder)
     server.start()
