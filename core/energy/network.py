@@ -96,6 +96,7 @@ class Network:
         for e in range(len(edges)):
             self._of_node[self._source[e]].append(e)
             self._of_node[self._target[e]].append(e)
+        self._stands_on = [self._coverage_of(n) for n in range(len(nodes))]
 
     def close(
         self, measured: Mapping[str, IntervalEnergy], profile_kwh: Floats | None = None
@@ -203,13 +204,10 @@ class Network:
             wanted &= ~np.isnan(computed)
             energy.energy_kwh[e][wanted] = computed[wanted]
             self._clip(energy, np.array([e]), wanted[None, :])
-            share = np.zeros(computed.size)
-            covered = np.ones(computed.size)
-            mark = np.zeros(computed.size, dtype=np.int16)
-            for i in inputs:
-                share = np.fmax(share, _share(energy.estimated_kwh[i], energy.energy_kwh[i]))
-                covered = np.minimum(covered, energy.covered[i])
-                mark |= energy.mark[i]
+            shares = _share(energy.estimated_kwh[inputs], energy.energy_kwh[inputs])
+            share = np.fmax.reduce(shares, axis=0, initial=0.0)
+            covered = np.minimum.reduce(energy.covered[inputs], axis=0, initial=1.0)
+            mark = np.bitwise_or.reduce(energy.mark[inputs], axis=0, dtype=np.int16)
             energy.covered[e][wanted] = covered[wanted]
             energy.estimated_kwh[e][wanted] = (energy.energy_kwh[e] * share)[wanted]
             energy.mark[e][wanted] |= mark[wanted] & ~np.int16(Mark.NEGATIVE)
@@ -296,17 +294,20 @@ class Network:
         total = np.bincount(cell, weights=columns.ravel(), minlength=len(self.nodes) * intervals)
         return np.asarray(total, dtype=np.float64).reshape(len(self.nodes), intervals)
 
+    def _coverage_of(self, n: int) -> list[int]:
+        """The edges a node stands on: its inflows; its outflows where nothing flows in; of a storage both."""
+        edges = self._of_node[n]
+        inflows = [e for e in edges if self._target[e] == n]
+        return edges if self._records[n].kind is NodeKind.STORAGE else inflows or edges
+
     def _coverage(self, covered: Floats) -> Floats:
-        """The least covered of a node's inflows; of its outflows where nothing flows in; of a storage both."""
-        coverage = np.ones((len(self.nodes), covered.shape[1]))
-        for n, node in enumerate(self._records):
-            edges = self._of_node[n]
-            inflows = [e for e in edges if self._target[e] == n]
-            stands_on = edges if node.kind is NodeKind.STORAGE else inflows or edges
-            for e in stands_on:
-                np.minimum(coverage[n], covered[e], out=coverage[n])
-            if not edges:
-                coverage[n] = 0.0
+        """Of the least covered edge each node stands on."""
+        coverage = np.zeros((len(self.nodes), covered.shape[1]))
+        for n, edges in enumerate(self._stands_on):
+            if len(edges) == 1:
+                np.minimum(1.0, covered[edges[0]], out=coverage[n])
+            elif edges:
+                np.minimum.reduce(covered[edges], axis=0, initial=1.0, out=coverage[n])
         return coverage
 
 
