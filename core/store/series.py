@@ -211,6 +211,20 @@ async def raw_bytes(connection: asyncpg.Connection[Any], tier: Tier) -> int:
     )
 
 
+async def is_compressed(connection: asyncpg.Connection[Any], tier: Tier, start_ns: int, end_ns: int) -> bool:
+    """Whether any of [start, end] is."""
+    if not tier.has_columnstore:
+        return False
+    return bool(
+        await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM timescaledb_information.chunks WHERE hypertable_schema = 'ecmc'"
+            " AND hypertable_name = 'sample' AND is_compressed AND range_start <= $2 AND range_end > $1)",
+            datetime_of(start_ns),
+            datetime_of(end_ns),
+        )
+    )
+
+
 async def compress(connection: asyncpg.Connection[Any], tier: Tier, older_than_ns: int) -> int:
     """Compress what is older, and what came late for what was; returns the number of chunks it was done to.
 

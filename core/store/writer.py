@@ -34,7 +34,7 @@ from core.store import late
 from core.store.copy import copy_in, pg_time
 from core.store.newest import LatestTable, Newest
 from core.store.seam import Correction
-from core.store.series import Space, Tier, week_of
+from core.store.series import Space, Tier, is_compressed, week_of
 from core.store.statement import statement, time_literal
 
 Reason = Literal["samples", "correction"]
@@ -204,13 +204,15 @@ class Writer:
             # What a correction keeps as the old value has to be the one it replaces. Compressed rows cannot be locked.
             mode = "" if correction is not None else "_shared"
             await connection.execute(f"SELECT pg_advisory_xact_lock{mode}({_CORRECTING})")
-            await connection.execute(_OPENED if self._tier.has_columnstore else _BY_KEY)
+            first_ns, last_ns = int(rows.time_ns.min()), int(rows.time_ns.max())
+            opens = await is_compressed(connection, self._tier, first_ns, last_ns)
+            await connection.execute(_OPENED if opens else _BY_KEY)
             await copy_in(connection, "incoming", _COLUMNS, _columns(rows), schema=None)
             inserted = _rows_of(await connection.fetch(statement("insert_new")))
             await late.note_new(connection, inserted)
             replaced, found = _rows_of([]), []
             if len(inserted) < len(rows):
-                span = datetime_of(int(rows.time_ns.min())), datetime_of(int(rows.time_ns.max()))
+                span = datetime_of(first_ns), datetime_of(last_ns)
                 if correction is not None:
                     done = await connection.execute(
                         statement("save_corrected"),
