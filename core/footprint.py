@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from core.carbon.product import Allocation, CbamSector, Embedded, Precursor, specific_embedded
-from core.clock import rfc3339
+from core.clock import datetime_of, rfc3339
 from core.errors import BadRequest
 from core.output import counted_output
 from core.plant.model import Plant, Product
@@ -220,13 +220,19 @@ class FootprintBook:
                     good=good,
                     scrap=production.scrap * part,
                     driver=_driver(product, production, part),
-                    precursors=tuple(replace(p, mass_t=p.mass_t * part) for p in production.precursor_list),
+                    precursors=tuple(
+                        replace(p, mass_t=p.mass_t * part)
+                        for p in production.precursors_of(self._year(entry.start_ns), self._registers.library)
+                    ),
                 )
             )
         for product in self._plant.products:
             if product.counter is not None:
                 made += await self._counted(product, start_ns, end_ns)
         return made
+
+    def _year(self, time_ns: int) -> int:
+        return datetime_of(time_ns).astimezone(self._plant.zone).year
 
     async def _counted(self, product: Product, start_ns: int, end_ns: int) -> list[Made]:
         """A counter's output, one batch an hour in which it moved."""

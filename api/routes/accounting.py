@@ -464,6 +464,7 @@ def _footprint(batch: BatchFootprint) -> dict[str, Any]:
             "indirect_t_per_t": embedded.indirect_t_per_t,
             "indirect_counts": embedded.indirect_counts,
             "see_t_per_t": embedded.see_t_per_t,
+            "precursors": [asdict(precursor) for precursor in made.precursors],
         },
     }
 

@@ -263,6 +263,7 @@ _SHIPPED = (
         ("scheme", "indicator"),
         kind="better",
     ),
+    _Table("cbam_markup", "CBAM mark-up", ("year",), ("=default",), year="year"),
     _Table("fuel_density", "net calorific value", ("fuel_en",), ("fuel_en",), "net_cv", "net_cv_unit"),
 )
 

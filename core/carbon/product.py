@@ -12,7 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from core.carbon.factors import FactorLibrary
 from core.errors import BadRequest
+
+CBAM_DEFAULT = "cbam_default_total"
 
 
 class Allocation(StrEnum):
@@ -103,12 +106,16 @@ class CbamSector(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Precursor:
-    """A good of the same regulation that went into another; `indirect` None: not known."""
+    """A good of the same regulation that went into another; `indirect` None: not known.
+
+    `rows` are the factor rows of a default value and its mark-up; empty where the figure is the supplier's.
+    """
 
     cn_code: str
     mass_t: float
     direct_t_per_t: float
     indirect_t_per_t: float | None = None
+    rows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +170,22 @@ def specific_embedded(
     return Embedded(
         cn_code, direct_t / activity_t, None if indirect_t is None else indirect_t / activity_t, counts
     )
+
+
+def default_precursor(cn_code: str, mass_t: float, code: str, year: int, library: FactorLibrary) -> Precursor:
+    """A precursor by a default value with the mark-up of its year. Defaults are totals: nothing is left indirect.
+
+    Raises:
+        BadRequest: No such default value, or no mark-up is known for so early a year.
+    """
+    row = library.row_by_id.get(f"materials:{code}:{CBAM_DEFAULT}")
+    if row is None:
+        known = [r.id.split(":")[1] for r in library.rows if r.kind == CBAM_DEFAULT]
+        raise BadRequest(f"no CBAM default value {code!r}, wanted one of {', '.join(known)}")
+    markups = {int(str(r.valid_from)): r for r in library.series["cbam_markup:default"]}
+    per_t = default_with_markup(row.value / 1000, year, {at: r.value / 100 for at, r in markups.items()})
+    used = markups[max(at for at in markups if at <= year)]
+    return Precursor(cn_code, mass_t, per_t, 0.0, (row.id, used.id))
 
 
 def default_with_markup(default_t_per_t: float, year: int, markup: Mapping[int, float]) -> float:

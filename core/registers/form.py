@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from core.carbon.certificates import Event, State
 from core.carbon.factors import FactorLibrary
 from core.carbon.method import method_of
-from core.clock import parse_rfc3339, time_ns_of
+from core.clock import datetime_of, parse_rfc3339, time_ns_of
 from core.energy.register import EventKind, MeterEvent
 from core.errors import BadRequest
 from core.plant.model import Plant
@@ -107,8 +107,17 @@ class ActivityRow(PeriodRow):
 class PrecursorRow(Row):
     cn_code: Word
     mass_t: Amount
-    direct_t_per_t: Amount
+    direct_t_per_t: Amount | None = None
     indirect_t_per_t: Amount | None = None
+    default: str = ""
+
+    @model_validator(mode="after")
+    def _stated_or_default(self) -> PrecursorRow:
+        if (self.direct_t_per_t is None) != bool(self.default):
+            raise ValueError(
+                "wanted either direct_t_per_t as the supplier states it, or the code of a default value"
+            )
+        return self
 
 
 class ProductionRow(PeriodRow):
@@ -306,7 +315,12 @@ def _production(row: ProductionRow, context: Context) -> NewEntry:
     if declared and row.unit != declared[row.product].unit:
         raise BadRequest(f"unit: {row.unit!r}, product {row.product} counts in {declared[row.product].unit}")
     fields = row.model_dump(exclude={"period", "start", "end"})
-    return NewEntry(Production(**fields).line, *row.span_ns(context.plant.zone), fields)
+    made, span = Production(**fields), row.span_ns(context.plant.zone)
+    try:
+        made.precursors_of(datetime_of(span[0]).astimezone(context.plant.zone).year, context.library)
+    except BadRequest as why:
+        raise BadRequest(f"precursors: {why}") from None
+    return NewEntry(made.line, *span, fields)
 
 
 def _green_power(row: GreenPowerRow, context: Context) -> NewEntry:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.carbon.product import Precursor
+from core.carbon.factors import FactorLibrary
+from core.carbon.product import Precursor, default_precursor
 from core.registers.book import Entry
 
 
@@ -20,7 +21,8 @@ class Production:
         batch: Batch, shift or order.
         driver: Its amount of the allocation rule (hours, t, value, rated kWh).
         value_cny: Industrial added value.
-        precursors: Goods of CBAM that went in: cn_code, mass_t, direct_t_per_t, indirect_t_per_t.
+        precursors: Goods of CBAM that went in: cn_code, mass_t, and direct_t_per_t with indirect_t_per_t as the
+            supplier states them, or the code of a default value.
     """
 
     product: str
@@ -34,9 +36,9 @@ class Production:
     precursors: tuple[Mapping[str, Any], ...] = ()
     note: str = ""
 
-    @property
-    def precursor_list(self) -> tuple[Precursor, ...]:
-        return tuple(Precursor(**precursor) for precursor in self.precursors)
+    def precursors_of(self, year: int, library: FactorLibrary) -> tuple[Precursor, ...]:
+        """What went in, defaults with the mark-up of the year."""
+        return tuple(_precursor(given, year, library) for given in self.precursors)
 
     @property
     def line(self) -> str:
@@ -46,6 +48,14 @@ class Production:
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> Production:
         return cls(**body)
+
+
+def _precursor(given: Mapping[str, Any], year: int, library: FactorLibrary) -> Precursor:
+    if given.get("default"):
+        return default_precursor(given["cn_code"], given["mass_t"], given["default"], year, library)
+    return Precursor(
+        given["cn_code"], given["mass_t"], given["direct_t_per_t"], given.get("indirect_t_per_t")
+    )
 
 
 def output(entries: Sequence[Entry], start_ns: int, end_ns: int) -> tuple[float, str] | None:

@@ -95,6 +95,29 @@ async def test_embedded_emissions_of_a_good_with_precursors(office: Any) -> None
     assert cbam["indirect_counts"] is False
 
 
+async def test_a_precursor_by_default_value_bears_the_mark_up_of_its_year(office: Any) -> None:
+    """Pig iron, default 2.07 t/t, 10 % on top in 2026."""
+    iron = {"cn_code": "7201", "mass_t": 10.0, "default": "cbam_pig_iron"}
+    for wrong, word in (
+        ({**iron, "default": "gold"}, "cbam_clinker"),
+        ({**iron, "direct_t_per_t": 1}, "either"),
+    ):
+        refused = await office.http.post(
+            "/v1/production", json=[shift("gear", 8, 16, 30.0, precursors=[wrong])]
+        )
+        assert refused.status_code == 422
+        assert "precursors" in refused.json()["errors"][0]["field"]
+        assert word in refused.json()["detail"]
+    await made(office, [shift("gear", 8, 16, 30.0, precursors=[iron])])
+
+    (batch,) = (await get(office, "/v1/footprints", product="gear", period="2026-09-10"))["batches"]
+    (precursor,) = batch["cbam"]["precursors"]
+    boiler_t = 8 * 50 * GAS / 1000
+    assert precursor["direct_t_per_t"] == pytest.approx(2.07 * 1.1)
+    assert precursor["rows"] == ["materials:cbam_pig_iron:cbam_default_total", "cbam_markup:2026"]
+    assert batch["cbam"]["see_t_per_t"] == pytest.approx((10 * 2.07 * 1.1 + boiler_t) / 30)
+
+
 async def test_production_of_an_undeclared_product_or_unit_is_refused(office: Any) -> None:
     for row, word in ((shift("nut", 8, 9, 1.0), "product"), (shift("gear", 8, 9, 1.0, unit="kg"), "unit")):
         answer = await office.http.post("/v1/production", json=[row])
