@@ -23,7 +23,7 @@ import orjson
 from api.answer import qualities, times
 from core.bus import ALERTS, COMMITTED, LIVE, LiveUpdate
 from core.clock import rfc3339
-from core.errors import StoreUnavailable
+from core.errors import StoreTrouble
 from core.metrics import STREAM_CLIENTS, STREAM_RESTARTS
 from core.samples import SampleBatch, concatenate
 
@@ -190,7 +190,7 @@ class Hub:
         plant = self._services.plant()
         try:
             newest = await self._services.store.latest(list(plant.point_by_id))
-        except StoreUnavailable:
+        except StoreTrouble:
             return None
         columns = (newest.time_ns, newest.value, newest.status)
         return self._rows(list(newest.points), *columns)

@@ -1,4 +1,4 @@
-"""Samples on disk between the socket and the database, so that neither can lose the other's.
+"""Samples on disk between the socket and the database, so that neither can lose the other's: a `core.bus.feed.Feed`.
 
 The spool is a log of rows: segments of records, each record a point table or a
 batch in packed columns, with its length and CRC32. A segment's name is the
@@ -19,6 +19,7 @@ import errno
 import fcntl
 import logging
 import os
+import secrets
 import shutil
 import time
 import zlib
@@ -94,6 +95,7 @@ class Spool:
         self.sync_interval_s = sync_interval_s
         self.dropped_rows = 0  # by the size limit, since the start
         self.unreadable_rows = 0  # damaged on disk, since the start
+        self.source = ""  # read from the folder when it is opened
         self._lock_fd = -1
         self._segments: list[_Segment] = []
         self._writer: SegmentWriter | None = None
@@ -127,6 +129,12 @@ class Spool:
     def depth_rows(self) -> int:
         """Rows durable here and not yet acknowledged."""
         return self._tail_row - self._acked.row
+
+    @property
+    def lost_rows(self) -> str:
+        """What was lost since the start, in words; "" where nothing was."""
+        told = ((self.dropped_rows, "dropped by the size limit"), (self.unreadable_rows, "damaged on disk"))
+        return ", ".join(f"{rows} {how}" for rows, how in told if rows)
 
     @property
     def depth_bytes(self) -> int:
@@ -325,11 +333,29 @@ class Spool:
             os.close(lock_fd)
             raise DataFolderError(f"spool {self.folder}: another process owns it") from None
         try:
+            self.source = self._named()
             self._recover()
         except BaseException:
             os.close(lock_fd)
             raise
         self._lock_fd = lock_fd
+
+    def _named(self) -> str:
+        """Who these rows are from: drawn once, for rows are numbered for as long as the folder is there."""
+        path = self.folder / "source"
+        try:
+            if found := path.read_text().strip():
+                return found
+        except OSError:
+            pass
+        name = secrets.token_hex(8)
+        draft = path.with_suffix(".new")
+        try:
+            draft.write_text(name + "\n")
+            draft.replace(path)
+        except OSError as why:
+            raise DataFolderError(f"spool {self.folder}: {why.strerror}") from why
+        return name
 
     def _recover(self) -> None:
         segments = [_Segment(int(p.stem), p, p.stat().st_size) for p in sorted(self.folder.glob("*.seg"))]

@@ -18,7 +18,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from collector.driver import Driver
-from collector.spool import Position, Spool
+from collector.spool import Spool
+from core.bus.feed import Feed, P
 from core.errors import DeviceRefused, DeviceUnreachable, EcmcError
 from core.health import Health, Status
 from core.samples import SampleBatch
@@ -155,30 +156,30 @@ class Link:
 
 
 async def forward(
-    spool: Spool,
+    feed: Feed[P],
     write: Callable[[SampleBatch], Awaitable[WriteReport]],
     health: Health,
     backoff: Backoff | None = None,
 ) -> None:
-    """Drain the spool into `write` until cancelled; rows leave the disk only after the commit.
+    """Drain a feed into `write` until cancelled; rows are acknowledged only after the commit.
 
     A write that raises is tried again with the same rows, for ever: the store's trouble never
     costs a sample. The rows after them are read from the disk meanwhile.
     """
     backoff = backoff or Backoff(cap_s=10.0)
     unknown: set[str] = set()
-    _say_depth(spool, health)
-    ahead = asyncio.create_task(spool.read(WRITE_ROWS, LINGER_S), name="spool-read")
+    _say_depth(feed, health)
+    ahead = asyncio.create_task(feed.read(WRITE_ROWS, LINGER_S), name="spool-read")
     try:
         while True:
             batch, position = await ahead
-            ahead = asyncio.create_task(spool.read(WRITE_ROWS, LINGER_S), name="spool-read")
+            ahead = asyncio.create_task(feed.read(WRITE_ROWS, LINGER_S), name="spool-read")
             if len(batch):  # nothing is left where all of it was damaged on disk
-                report = await _write_surely(batch, write, spool, health, backoff)
+                report = await _write_surely(batch, write, feed, health, backoff)
             else:
                 report = WriteReport()
-            await _acknowledge(spool, position)
-            _say_depth(spool, health)
+            await _acknowledge(feed, position)
+            _say_depth(feed, health)
             news = set(report.unknown_points) - unknown
             if news:
                 log.warning("points not in the plant, samples left out", extra={"points": sorted(news)[:20]})
@@ -194,7 +195,7 @@ async def forward(
 async def _write_surely(
     batch: SampleBatch,
     write: Callable[[SampleBatch], Awaitable[WriteReport]],
-    spool: Spool,
+    feed: Feed[P],
     health: Health,
     backoff: Backoff,
 ) -> WriteReport:
@@ -210,12 +211,12 @@ async def _write_surely(
         else:
             backoff.failures = 0
             return report
-        health.report("spool", Status.DEGRADED, f"{spool.depth_rows} rows wait for the store: {reason}")
+        health.report("spool", Status.DEGRADED, f"{feed.depth_rows} rows wait for the store: {reason}")
         await asyncio.sleep(backoff.next_s())
 
 
-async def _acknowledge(spool: Spool, position: Position) -> None:
-    acknowledging = asyncio.ensure_future(spool.ack(position))
+async def _acknowledge(feed: Feed[P], position: P) -> None:
+    acknowledging = asyncio.ensure_future(feed.ack(position))
     try:
         await asyncio.shield(acknowledging)
     except asyncio.CancelledError:
@@ -223,15 +224,10 @@ async def _acknowledge(spool: Spool, position: Position) -> None:
         raise
 
 
-def _say_depth(spool: Spool, health: Health) -> None:
-    oldest_ns = spool.oldest_ns
-    detail = f"{spool.depth_rows} rows wait"
-    if spool.dropped_rows:
-        detail += f", {spool.dropped_rows} dropped by the size limit"
-    if spool.unreadable_rows:
-        detail += f", {spool.unreadable_rows} damaged on disk"
+def _say_depth(feed: Feed[P], health: Health) -> None:
+    oldest_ns, lost = feed.oldest_ns, feed.lost_rows
+    detail = f"{feed.depth_rows} rows wait" + (f", {lost}" if lost else "")
     late = (
-        oldest_ns is not None and time.time_ns() - oldest_ns > LATE_S * 1e9 and spool.depth_rows > WRITE_ROWS
+        oldest_ns is not None and time.time_ns() - oldest_ns > LATE_S * 1e9 and feed.depth_rows > WRITE_ROWS
     )
-    lost = spool.dropped_rows or spool.unreadable_rows
     health.report("spool", Status.DEGRADED if late or lost else Status.OK, detail)

@@ -21,11 +21,15 @@ class DeviceRefused(EcmcError):
     """The device answered no (say, Modbus exception 2). Trying again will not help."""
 
 
-class StoreUnavailable(EcmcError):
+class StoreTrouble(EcmcError):
+    """The database does not do what was asked. Whoever runs on tries again: people can heal either kind meanwhile."""
+
+
+class StoreUnavailable(StoreTrouble):
     """The database cannot take or give anything now. Worth trying again."""
 
 
-class StoreRefused(EcmcError):
+class StoreRefused(StoreTrouble):
     """The database will not do this as it stands (rights, version, a foreign table)."""
 
 

@@ -22,7 +22,7 @@ from core.bus import COMMITTED, LocalBus
 from core.clock import Clock, rfc3339
 from core.energy.register import LONGEST_SHAPED_NS
 from core.engine import STANDSTILL_NS, Engine
-from core.errors import BadRequest, StoreUnavailable
+from core.errors import BadRequest, StoreTrouble
 from core.health import Health, Part, Status
 from core.history import History, Segment
 from core.lookback import WEEK_NS, WEEKS, Wanted
@@ -112,7 +112,7 @@ class Pipeline:
                         await self._gather(asyncio.get_running_loop().time() - began)
                     self._health.report("engine", Status.OK)
                     wait_s = 1.0
-                except StoreUnavailable as why:
+                except StoreTrouble as why:
                     self._health.report("engine", Status.DEGRADED, f"waiting for the database: {why}")
                     busy, wait_s = False, min(wait_s * 2, 10.0)
                     await asyncio.sleep(wait_s)

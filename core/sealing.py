@@ -21,7 +21,7 @@ from core.carbon.factors import FactorLibrary
 from core.clock import Clock, rfc3339, time_ns_of
 from core.energy.register import LONGEST_SHAPED_NS
 from core.engine import Engine
-from core.errors import BadRequest, EcmcError, StoreUnavailable
+from core.errors import BadRequest, EcmcError, StoreTrouble
 from core.history import History, Known
 from core.inventory import fuel_of
 from core.lookback import WEEK_NS, WEEKS
@@ -79,7 +79,7 @@ class Sealing:
                         log.warning(
                             "closed figures changed: %s revision %d, %s", seal.label, seal.revision, seal.why
                         )
-            except StoreUnavailable as why:
+            except StoreTrouble as why:
                 log.warning("sealing put off: %s", why)
 
     async def close_due(self) -> AsyncIterator[Seal]:

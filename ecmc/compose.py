@@ -33,7 +33,7 @@ from core.carbon.factors import FactorLibrary
 from core.clock import SystemClock
 from core.energy.register import MeterEvent
 from core.engine import Engine
-from core.errors import EcmcError, StoreUnavailable
+from core.errors import EcmcError, StoreTrouble, StoreUnavailable
 from core.explain import Explanations
 from core.footprint import FootprintBook
 from core.health import Health, Status
@@ -348,7 +348,7 @@ class Site:
             await asyncio.sleep(WATCH_EVERY_S)
             try:
                 await self._store.ready()
-            except StoreUnavailable as why:
+            except StoreTrouble as why:
                 self._health.report("store", Status.DOWN, str(why))
                 if self._server is not None:
                     with contextlib.suppress(EcmcError):

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
-from core.errors import EcmcError, FaultyInput, StoreUnavailable
+from core.errors import EcmcError, FaultyInput, StoreTrouble
 from core.health import Health, Status
 from core.plant.model import Plant
 from ecmc.folder import read_plant
@@ -52,7 +52,7 @@ class PlantWatch:
                 try:
                     await self._take()
                     taken = now
-                except StoreUnavailable as why:
+                except StoreTrouble as why:
                     self._refuse(f"the changed folder waits for the database: {why}")
             before = now
 
@@ -68,7 +68,7 @@ class PlantWatch:
                 await self._adopt(plant)
                 self._plant = plant
                 log.info("plant folder changed: taken over")
-        except StoreUnavailable:
+        except StoreTrouble:
             raise
         except FaultyInput as why:
             more = len(why.faults) - _FAULTS_SAID

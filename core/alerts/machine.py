@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from core.bus import ALERTS, COMMITTED, AlertNews, LocalBus
 from core.clock import Clock, rfc3339
-from core.errors import BadRequest, StoreRefused, StoreUnavailable
+from core.errors import BadRequest, StoreTrouble
 from core.metrics import ALERTS as ALERTS_BY_STATE
 from core.plant.model import AlertKind, AlertRule, Label, Plant
 from core.quality import is_bad
@@ -255,7 +255,7 @@ class Alarms:
                 return
             try:
                 await self._log.append(events)
-            except (StoreUnavailable, StoreRefused) as why:
+            except StoreTrouble as why:
                 if not self._waits:
                     log.warning("alarm log cannot be written: %s", why)
                 self._waits = True

@@ -1,4 +1,4 @@
-"""News between the parts: what was committed, what is live, which alarms moved."""
+"""What runs between the parts: samples by `feed`, and news: what was committed, what is live, which alarms moved."""
 
 from __future__ import annotations
 

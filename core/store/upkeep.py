@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from core.clock import Clock
-from core.errors import StoreUnavailable
+from core.errors import StoreTrouble
 from core.health import Health, Status
 from core.plant.model import Retention
 from core.samples import NS_PER_S
@@ -39,7 +39,7 @@ async def keep_store(
                 over = await tidy(store, clock.now_ns(), retention())
                 health.report(PART, Status.DEGRADED if over else Status.OK, over)
             rounds += 1
-        except StoreUnavailable as why:
+        except StoreTrouble as why:
             log.warning("store upkeep put off: %s", why)
 
 

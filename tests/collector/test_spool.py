@@ -103,6 +103,20 @@ async def test_only_acknowledged_rows_are_gone_after_a_new_start(tmp_path: Path)
         assert spool.oldest_ns is None
 
 
+async def test_a_row_has_one_number_and_one_source_over_all_starts(tmp_path: Path) -> None:
+    seen = []
+    for start in range(3):
+        async with Spool(tmp_path) as spool:
+            await spool.append(numbered(10 * start, 10))
+            batch, position = await spool.read(100)
+            seen.append((spool.source, position.row, len(batch)))
+            await spool.ack(position)
+
+    assert [row for _, row, _ in seen] == [10, 20, 30]
+    assert [rows for *_, rows in seen] == [10, 10, 10]
+    assert len({source for source, *_ in seen}) == 1
+
+
 async def test_acknowledged_segments_leave_the_disk(tmp_path: Path) -> None:
     async with Spool(tmp_path, segment_bytes=500, sync_interval_s=0.0) as spool:
         for first in range(0, 400, 10):

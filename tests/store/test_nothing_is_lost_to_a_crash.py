@@ -297,3 +297,28 @@ async def test_a_database_away_for_a_while_costs_no_row(
     assert kept_meanwhile > away_s  # nobody waits for the database
     await rig.compare()
     await rig.victim.stop()
+
+
+async def test_a_database_that_lets_nobody_in_for_a_while_stops_nothing(
+    rig: Rig, server: EmbeddedServer
+) -> None:
+    """Somebody changes the password under a running plant, and changes it back."""
+    rig.victim.dsn = await asyncio.to_thread(server.start)
+    password = rig.victim.dsn.split(":")[2].split("@")[0]
+    await rig.victim.start()
+    await rig.load(0.2)
+    admin = await asyncpg.connect(rig.victim.dsn)
+
+    await admin.execute("ALTER ROLE ecmc PASSWORD 'another'")
+    await admin.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'ecmc' AND pid <> pg_backend_pid()"
+    )
+    kept_before = len(rig.ledger.kept)
+    await rig.load(1.5)
+    kept_meanwhile = len(rig.ledger.kept) - kept_before
+    await admin.execute(f"ALTER ROLE ecmc PASSWORD '{password}'")
+    await admin.close()
+
+    assert kept_meanwhile > 5
+    await rig.compare()
+    await rig.victim.stop()

@@ -92,6 +92,17 @@ def test_a_wrong_password_is_refused_and_a_silent_server_is_away(empty: str) -> 
         asyncio.run(migrate("postgresql://ecmc:x@127.0.0.1:1/ecmc"))
 
 
+def test_a_server_too_old_is_refused_by_its_version_and_nothing_is_made(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "OLDEST_SERVER", 990000)
+
+    with pytest.raises(StoreRefused, match=r"the server is PostgreSQL \d+\.\d+, 99 or newer is wanted"):
+        asyncio.run(migrate(empty))
+
+    assert fetch(empty, "SELECT nspname FROM pg_namespace WHERE nspname IN ('ecmc', 'board')") == []
+
+
 def test_a_newer_schema_is_left_to_a_newer_ecmc(database: str) -> None:
     execute(database, "UPDATE ecmc.alembic_version SET version_num = '9999'")
 
