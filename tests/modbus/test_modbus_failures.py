@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import math
 import random
+import struct
 from collections import Counter
 
 import pytest
@@ -769,3 +770,56 @@ async def test_a_device_out_of_its_mind_never_gets_a_wrong_value_taken_for_good(
     assert len(taken) > 50
     assert all(name == f"r{value:.0f}" for name, value in taken)
     assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
+async def test_noise_on_a_serial_line_never_makes_a_wrong_value_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every register holds its own address; answers come right, flipped, cut, behind noise, from others or not at all."""
+    monkeypatch.setattr("collector.schedule.PROBE_FIRST_NS", NS_PER_S // 50)
+    monkeypatch.setattr("collector.schedule.PROBE_LAST_NS", NS_PER_S // 10)
+    monkeypatch.setattr(driver_module, "RECHECK_NS", NS_PER_S // 5)
+    chance = random.Random(5)
+    asked = 0
+
+    async def line(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                unit, function, address, count, _ = struct.unpack(">BBHHH", await reader.readexactly(8))
+                asked += 1
+                words = struct.pack(f">{count}H", *range(address, address + count))
+                frame = bytes((unit, function, 2 * count)) + words
+                answer = bytearray(frame + crc16(frame))
+                match chance.randrange(8):
+                    case 0:
+                        answer[chance.randrange(len(answer))] ^= 1 << chance.randrange(8)
+                    case 1:
+                        del answer[chance.randrange(len(answer)) :]
+                    case 2:
+                        answer = bytearray(chance.randbytes(chance.randint(1, 6))) + answer
+                    case 3:
+                        other = bytes((unit + 1,)) + frame[1:]
+                        answer = bytearray(other + crc16(other))
+                writer.write(answer)
+
+    server = await asyncio.start_server(line, "127.0.0.1", 0)
+    points = [point(f"r{a}", source(a), period_s=0.02) for a in (*range(0, 30, 3), *range(200, 230, 3))]
+    plant = plant_of(
+        {"m": points},
+        server.sockets[0].getsockname()[1],
+        protocol=Protocol.MODBUS_RTU_TCP,
+        timeout_s=0.03,
+        retries=1,
+    )
+    driver = driver_of(plant)
+    samples: list[Sample] = []
+    async with asyncio.timeout(20):
+        while asked < 80:
+            with contextlib.suppress(DeviceUnreachable):
+                async with driver:
+                    while asked < 80:
+                        samples += rows(await driver.read())
+    server.close()
+
+    taken = [(name, value) for name, _, value, status in samples if status == quality.GOOD]
+    assert len(taken) > 100
+    assert all(name == f"r{value:.0f}" for name, value in taken)
