@@ -65,7 +65,7 @@ def scan(
                 (
                     str(one.unit),
                     " ".join(one.identity.values()),
-                    *(one.functions.get(function, "") for function in (1, 2, 3, 4)),
+                    *(_in_short(one.functions.get(function, "")) for function in (1, 2, 3, 4)),
                     " ".join(map(str, one.sunspec_models)),
                 )
                 for one in found
@@ -263,6 +263,15 @@ def replay(
 
     with contextlib.suppress(KeyboardInterrupt):
         run_work(work())
+
+
+def _in_short(said: str) -> str:
+    """What a function said at address 0, in a column's width."""
+    return {
+        "illegal function": "no",
+        "illegal data address": "not at 0",
+        "illegal data value": "not one",
+    }.get(said, said)
 
 
 @contextmanager
