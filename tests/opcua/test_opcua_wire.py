@@ -262,7 +262,11 @@ async def test_a_message_the_server_no_longer_has_is_a_lost_link() -> None:
     assert "BadMessageNotAvailable" in lost[0]
 
 
-@pytest.mark.parametrize("garbage", [b"", b"\x01\x00\x3d\x03", published([(0, ua.DataValue())])[:-9]])
+@pytest.mark.parametrize(
+    "garbage",
+    [b"", b"\x01\x00\x3d\x03", published([(0, ua.DataValue())])[:-9]],
+    ids=["empty", "cut in its type", "cut in its values"],
+)
 async def test_an_answer_nobody_can_read_is_a_lost_link(garbage: bytes) -> None:
     got, lost = await heard(Line([*numbered(1), garbage, *numbered(2)], {}))
 
