@@ -9,7 +9,7 @@ reading and the recomputation of ten years are the same call and the same bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -56,6 +56,35 @@ class _Metered:
     power: str | None
     direction: str
     kw_per_unit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bearing:
+    """Which intervals a reading bears on besides those next to it.
+
+    Attributes:
+        registers: A step off a plateau bears on all of it.
+        compared: Registers and their powers: late ones bear on what counts as frozen for STANDSTILL_NS.
+        after_ns: By point, how long after its last reading that one still counts.
+    """
+
+    registers: frozenset[str]
+    compared: frozenset[str]
+    after_ns: Mapping[str, int]
+
+    @classmethod
+    def joined(cls, parts: Iterable[Bearing]) -> Bearing:
+        """Of several models, whichever reaches further."""
+        parts = list(parts)
+        after_ns: dict[str, int] = {}
+        for part in parts:
+            for point, ns in part.after_ns.items():
+                after_ns[point] = max(ns, after_ns.get(point, 0))
+        return cls(
+            frozenset().union(*(part.registers for part in parts)),
+            frozenset().union(*(part.compared for part in parts)),
+            after_ns,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,6 +143,7 @@ class Engine:
         flows: The carbon columns, in the order results have them.
         nodes: Node ids as results have them, `site` last.
         events: What happened to meters, withdrawn events included.
+        bearing: What a reading of each point bears on.
 
     Args:
         as_of_ns: Events as they were known then; None: as they are known now.
@@ -212,17 +242,17 @@ class Engine:
                 + [point for edge in plant.edges if edge.medium is not None for point in edge.medium.points]
             )
         )
+        both = [(m.point, m.power) for m in self._by_register if m.power is not None]
+        self.bearing = Bearing(
+            frozenset(m.point for m in self._by_register),
+            frozenset(point for pair in both for point in pair if point is not None),
+            {point: self._gap_after_ns(self._period_s(point)) for point in self.points},
+        )
         self.live_points = self.points
         self._compile_live()
         self.readings_per_hour = max(
             1.0, sum(3600.0 / max(self._period_s(point), 0.1) for point in self.points)
         )
-
-    @property
-    def compared_points(self) -> frozenset[str]:
-        """Registers that are compared with their meter's power, and these powers."""
-        both = [(metered.point, metered.power) for metered in self._by_register if metered.power is not None]
-        return frozenset(point for pair in both for point in pair if point is not None)
 
     def register_of(self, point: str) -> tuple[Register, str | None, float, str]:
         """How a point's register counts, the same meter's power point, kW in one unit of that, and the direction.

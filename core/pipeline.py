@@ -21,7 +21,7 @@ import numpy as np
 from core.bus import COMMITTED, LocalBus
 from core.clock import Clock, rfc3339
 from core.energy.register import LONGEST_SHAPED_NS
-from core.engine import STANDSTILL_NS, Engine
+from core.engine import STANDSTILL_NS, Bearing, Engine
 from core.errors import BadRequest, StoreTrouble
 from core.health import Health, Part, Status
 from core.history import History, Segment
@@ -211,8 +211,11 @@ class Pipeline:
                 if not points:
                     continue
                 corrected = any(r.reason != "samples" for r in group)
-                compared = frozenset().union(*(model.engine.compared_points for model in models))
-                reach = await self._reach(sorted(points), start_ns, end_ns, corrected, compared)
+                bearing = Bearing.joined(model.engine.bearing for model in models)
+                reach = await self._reach(sorted(points), start_ns, end_ns, corrected, bearing)
+                if reach[1] > end_ns:  # but not beyond all there is
+                    there = await self._store.span(sorted(mine))
+                    reach = reach[0], min(reach[1], max(end_ns, there[1] if there else end_ns))
             else:
                 there = await self._store.span(sorted(mine))
                 if there is None or there[1] < start_ns or end_ns < there[0]:
@@ -262,16 +265,17 @@ class Pipeline:
                     await self._store.mark_dirty(begin_ns, end_ns - 1000, None, "weekday")
 
     async def _reach(
-        self, points: list[str], start_ns: int, end_ns: int, corrected: bool, compared: frozenset[str]
+        self, points: list[str], start_ns: int, end_ns: int, corrected: bool, bearing: Bearing
     ) -> tuple[int, int]:
         spread_ns = self._engine.step_spread_ns
         if end_ns - start_ns <= LONG_RANGE_NS:
             context = await self._store.readings(points, start_ns, end_ns + 1000, spread_ns)
-            return influence(context, start_ns, end_ns, corrected, compared)
+            return influence(context, start_ns, end_ns, bearing, corrected)
         ends = [await self._store.readings(points, at, at + 1000, spread_ns) for at in (start_ns, end_ns)]
+        after_ns = max([STANDSTILL_NS if bearing.compared else 0, *bearing.after_ns.values()])
         return (
             min([start_ns, *ends[0].time_ns.tolist()]),
-            max([end_ns, *ends[1].time_ns.tolist()]) + (STANDSTILL_NS if compared else 0),
+            max([end_ns, *ends[1].time_ns.tolist()]) + after_ns,
         )
 
     async def _compute_span(
@@ -418,19 +422,15 @@ async def _earlier(
 
 
 def influence(
-    context: SampleBatch,
-    start_ns: int,
-    end_ns: int,
-    corrected: bool = False,
-    compared: frozenset[str] = frozenset(),
+    context: SampleBatch, start_ns: int, end_ns: int, bearing: Bearing, corrected: bool = False
 ) -> tuple[int, int]:
     """First and last instant whose energy the readings in [start_ns, end_ns] can change.
 
     `context` is what `Store.readings` gives: the readings themselves and, on both sides, their neighbours and the
     plateaus those stand on. A live register that moves on only reaches back to its last readings; one that leaves
-    a plateau reaches back to where the plateau began, for the step may have to be spread over it. `corrected`: a
-    reading may have gone, so a point counts though it has none left inside. Of `compared` points, registers and their
-    powers, late ones can change for a while on whether a register that stands still counts as frozen.
+    a plateau reaches back to where the plateau began, for the step may have to be spread over it. A point's newest
+    reading says for a while after it that the point is not silent. `corrected`: a reading may have gone, so a point
+    counts though it has none left inside.
     """
     first_ns, last_ns = start_ns, end_ns
     if len(context) == 0:
@@ -438,22 +438,29 @@ def influence(
     cuts = np.flatnonzero(np.diff(context.point)) + 1
     bounds = [0, *cuts.tolist(), len(context)]
     for begin, end in pairwise(bounds):
+        name = context.points.names[int(context.point[begin])]
         time_ns = context.time_ns[begin:end]
         value = context.value[begin:end]
         inside = int(np.searchsorted(time_ns, start_ns))
         after = int(np.searchsorted(time_ns, end_ns, side="right"))
         if inside == after and not corrected:
             continue
-        if corrected or after < time_ns.size:  # what follows may continue a plateau or show a glitch
+        late = after < time_ns.size
+        if corrected or late:  # what follows may continue a plateau or show a glitch
             first_ns = min(first_ns, int(time_ns[0]))
             last_ns = max(last_ns, int(time_ns[-1]))
-            if context.points.names[int(context.point[begin])] in compared:
+            if name in bearing.compared:
                 last_ns = max(last_ns, end_ns + STANDSTILL_NS)
         elif inside > 0:
-            left_plateau = bool(np.any(value[inside:after] != value[inside - 1])) and (
-                inside >= 2 and bool(value[inside - 1] == value[inside - 2])
+            left_plateau = (
+                name in bearing.registers
+                and inside >= 2
+                and bool(value[inside - 1] == value[inside - 2])
+                and bool(np.any(value[inside:after] != value[inside - 1]))
             )
             first_ns = min(first_ns, int(time_ns[0 if left_plateau else max(0, inside - 2)]))
+        if not late:
+            last_ns = max(last_ns, int(time_ns[-1]) + bearing.after_ns.get(name, 0))
     return first_ns, last_ns
 
 
