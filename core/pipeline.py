@@ -460,7 +460,8 @@ def influence(
             )
             first_ns = min(first_ns, int(time_ns[0 if left_plateau else max(0, inside - 2)]))
         if not late:
-            last_ns = max(last_ns, int(time_ns[-1]) + bearing.after_ns.get(name, 0))
+            newest_ns = end_ns if corrected else int(time_ns[-1])
+            last_ns = max(last_ns, newest_ns + bearing.after_ns.get(name, 0))
     return first_ns, last_ns
 
 
