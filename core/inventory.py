@@ -175,6 +175,7 @@ class Change:
 class Inventory:
     """Lines and totals of [start_ns, end_ns) by one method set; `month_ns` the months' starts, shape (M,).
 
+    `exported_kg` is what left with sold energy by month, as tracing gives it; shown apart, part of every total.
     `meter_moves` says by meter what the sums of energy would be more, were it off by its uncertainty.
     """
 
@@ -185,6 +186,7 @@ class Inventory:
     lines: tuple[Line, ...]
     totals: tuple[Total, ...]
     meter_moves: Mapping[str, EnergyMove] = field(default_factory=dict)
+    exported_kg: Mapping[Basis, Floats] = field(default_factory=dict)
 
     @property
     def factors(self) -> dict[str, tuple[str, ...]]:
@@ -249,6 +251,12 @@ class Inventory:
                 )
             )
         return changes
+
+    def net_kg(self, basis: Basis) -> Floats:
+        """Shape (M,), scopes 1 and 2 less what left with sold energy: the net form some regimes ask for (C18)."""
+        gross = [total.kg for total in self.totals if total.basis is basis and total.scope <= 2]
+        exported = self.exported_kg.get(basis, np.zeros(self.month_ns.size))
+        return np.sum(gross, axis=0) - np.nan_to_num(exported) if gross else np.full(exported.shape, np.nan)
 
     def standing(self, library: FactorLibrary, basis: Basis, *scopes: int) -> Standing:
         """What the sum of these scopes on a basis stands on."""
@@ -336,8 +344,10 @@ class Inventories:
         lines = [self._combustion(node, method, energy) for node in self._plant.nodes if node.burns]
         totals = []
         sources = [node for node in self._plant.nodes if node.kind is NodeKind.SOURCE and node.fuel is None]
+        exports = [node.id for node in self._plant.nodes if node.kind is NodeKind.EXPORT]
+        exported: dict[Basis, Floats] = {}
         for basis in Basis:
-            names = [SITE, *(node.id for node in sources)]
+            names = [SITE, *(node.id for node in sources), *exports]
             series = await self._store.emissions(names, start_ns, end_ns, "1mo", basis.value, method.id)
             carbon = _by_node_and_scope(series, "emissions_kgco2e", month_ns)
             coverage = _by_node_and_scope(series, "coverage", month_ns)
@@ -349,6 +359,9 @@ class Inventories:
                 for (name, scope), kg in carbon.items()
                 if name == SITE
             ]
+            sold = [kg for (name, _), kg in carbon.items() if name in exports]
+            if sold:
+                exported[basis] = np.sum(sold, axis=0)
         lines += _differences(totals, lines)
         beside = [
             *await self._activities(start_ns, end_ns, method, month_ns),
@@ -363,6 +376,7 @@ class Inventories:
             tuple(lines),
             tuple(_with_beside(totals, beside, lines)),
             self._meter_moves(energy, lines),
+            exported,
         )
 
     async def indicators(

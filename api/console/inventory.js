@@ -95,6 +95,13 @@ function showTotals() {
       rows.push([word(key), "", ...column.map(tonnes), tonnes(sum), ""]);
     }
   }
+  for (const left of answer.exports) {
+    if (!left.kgco2e.some((/** @type {number | null} */ kg) => kg)) continue;
+    rows.push([word("exported"), word(left.basis), ...left.kgco2e.map(tonnes), tonnes(left.total_kgco2e), ""]);
+    if (left.net_is_asked) {
+      rows.push([word("net"), word(left.basis), ...left.kgco2e.map(() => ""), tonnes(left.net_kgco2e), ""]);
+    }
+  }
   fill(element("totals"), [word("scope"), word("basis"), ...answer.months, word("total"), word("uncertainty")], rows, 2);
 }
 

@@ -15,7 +15,7 @@ from api.table import InMedia, Sheet, download
 from api.window import period_span
 from core.carbon.factor_row import FactorRow
 from core.clock import datetime_of, rfc3339
-from core.inventory import CATEGORIES, Inventory, Line, Total
+from core.inventory import CATEGORIES, Inventory, Line, Total, known_sum
 from core.plant.model import Label, Plant, Statement
 from core.results import Basis
 from core.samples import Floats
@@ -70,6 +70,14 @@ class FactorUseRow(BaseModel):
     used_by: list[str]
 
 
+class ExportRow(BaseModel):
+    basis: str
+    kgco2e: list[float | None]
+    total_kgco2e: float | None
+    net_kgco2e: float | None
+    net_is_asked: bool
+
+
 class InventoryAnswer(BaseModel):
     plant: str
     period: str
@@ -83,6 +91,7 @@ class InventoryAnswer(BaseModel):
     totals: list[TotalRow]
     biogenic_kgco2: list[float | None]
     removed_kgco2: list[float | None]
+    exports: list[ExportRow]
     factors: list[FactorUseRow]
     exclusions: list[dict[str, Any]]
     uncertainty_not_stated: list[str]
@@ -130,6 +139,16 @@ def _answer(plant: Plant, period: str, made: Inventory, rows: dict[str, FactorRo
         "totals": [_total(total) for total in made.totals],
         "biogenic_kgco2": _numbers(made.biogenic_kg),
         "removed_kgco2": _numbers(made.removed_kg),
+        "exports": [
+            {
+                "basis": basis.value,
+                "kgco2e": _numbers(kg),
+                "total_kgco2e": number(known_sum(kg)),
+                "net_kgco2e": number(known_sum(made.net_kg(basis))),
+                "net_is_asked": method.nets_sold_energy,
+            }
+            for basis, kg in made.exported_kg.items()
+        ],
         "factors": [_factor(row, made.factors[id_], id_ in made.stand_ins) for id_, row in rows.items()],
         "exclusions": [
             {"what": _label(left_out.what), "scope": left_out.scope, "reason": _label(left_out.reason)}
@@ -216,23 +235,62 @@ def _factor(row: FactorRow, lines: tuple[str, ...], stands_in: bool) -> dict[str
 def _sheets(answer: dict[str, Any]) -> list[Sheet]:
     """The inventory as rows of one line and month, then totals and factors."""
     months = answer["months"]
-    keys = ("line", "scope", "category", "basis", "uncertainty", "coverage")
+    keys = ("line", "kind", "scope", "category", "basis", "uncertainty", "coverage")
+    of_factor = {row["id"]: row for row in answer["factors"]}
+    method = answer["method_set"]
+
+    def standing(line: dict[str, Any]) -> list[object]:
+        rows = [of_factor[id_] for id_ in line["factors"]]
+        levels = dict.fromkeys(row["level"] for row in rows if row["level"])
+        return [method["id"], " ".join(line["factors"]), " ".join(levels), any(r["unverified"] for r in rows)]
+
     lines = [
-        [line[key] for key in keys] + [month, kg]
+        [line[key] for key in keys] + [month, kg] + standing(line)
         for line in answer["lines"]
         for month, kg in zip(months, line["kgco2e"], strict=True)
     ]
     totals = [
-        [total["scope"], total["basis"], month, kg, coverage]
+        [total["scope"], total["basis"], month, kg, coverage, total["uncertainty"]]
         for total in answer["totals"]
         for month, kg, coverage in zip(months, total["kgco2e"], total["coverage"], strict=True)
     ]
     factors = [list((row | {"used_by": " ".join(row["used_by"])}).values()) for row in answer["factors"]]
     return [
-        Sheet("lines", (*keys, "month", "kgco2e"), lines),
-        Sheet("totals", ("scope", "basis", "month", "kgco2e", "coverage"), totals),
+        Sheet(
+            "lines",
+            (*keys, "month", "kgco2e", "method_set", "factors", "levels", "unverified"),
+            lines,
+        ),
+        Sheet("totals", ("scope", "basis", "month", "kgco2e", "coverage", "uncertainty"), totals),
         Sheet("factors", tuple(FactorUseRow.model_fields), factors),
+        Sheet("about", ("what", "value"), _about(answer)),
     ]
+
+
+def _about(answer: dict[str, Any]) -> list[list[object]]:
+    """What the figures are, for whoever holds the file alone."""
+    method, year = answer["method_set"], answer["base_year"]
+    rows: list[list[object]] = [
+        ["plant", answer["plant"]],
+        ["period", answer["period"]],
+        ["known_at", answer["known_at"]],
+        ["method_set", method["id"]],
+        ["edition", method["edition"]],
+        ["gwp_set", method["gwp_set"]],
+    ]
+    for export in answer["exports"]:
+        rows.append([f"left with sold energy, {export['basis']}, kgCO2e", export["total_kgco2e"]])
+        rows.append([f"net of it, {export['basis']}, kgCO2e", export["net_kgco2e"]])
+    rows.append(["biogenic, outside the scopes, kgCO2", sum(kg or 0.0 for kg in answer["biogenic_kgco2"])])
+    rows.append(["removed, apart, kgCO2", sum(kg or 0.0 for kg in answer["removed_kgco2"])])
+    if year is not None:
+        rows.append(["base year", year["year"]])
+        rows.append(["base year, kgCO2e", year["kgco2e"]])
+    rows += [
+        [f"left out, scope {left['scope']}", f"{left['what']['en']}: {left['reason']['en']}"]
+        for left in answer["exclusions"]
+    ]
+    return [*rows, ["uncertainty not stated", " ".join(answer["uncertainty_not_stated"])]]
 
 
 def _label(label: Label) -> dict[str, str]:

@@ -56,10 +56,3 @@ class EvidenceShelf:
                 "SELECT name, media, content FROM ecmc.evidence WHERE sha256 = $1", sha256
             )
         return None if row is None else Evidence(row["name"], row["media"], row["content"])
-
-    async def missing(self, sha256s: list[str]) -> list[str]:
-        """Those of the hashes that no file is kept for."""
-        with refusals():
-            rows = await self._pool.fetch("SELECT sha256 FROM ecmc.evidence WHERE sha256 = ANY($1)", sha256s)
-        kept = {row["sha256"] for row in rows}
-        return [sha256 for sha256 in sha256s if sha256 not in kept]

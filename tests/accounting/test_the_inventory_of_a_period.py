@@ -130,7 +130,18 @@ async def test_it_can_be_kept_as_csv_and_xlsx(office: Any) -> None:
     assert float(boiler["kgco2e"]) == pytest.approx(50 * OCTOBER_H * GAS)
     assert boiler["month"] == "2026-10"
     book = load_workbook(io.BytesIO(as_xlsx.content), read_only=True)
-    assert book.sheetnames == ["lines", "totals", "factors"]
+    assert book.sheetnames == ["lines", "totals", "factors", "about"]
+    assert boiler["method_set"] == "zero-carbon-factory"
+    assert ("levels", "provincial") in [
+        pair for row in rows if row["line"] == "grid" and row["basis"] == "location" for pair in row.items()
+    ]
+    about = dict(
+        row[:2]
+        for row in book["about"].iter_rows(values_only=True)
+        if len(row) > 1  # an empty cell is no cell
+    )
+    assert "designed toward" in about["edition"]
+    assert about["left out, scope 3"] == "Commuting: below the significance threshold"
     assert "attachment" in as_xlsx.headers["content-disposition"]
 
 

@@ -26,11 +26,13 @@ network:
     - {id: gas, kind: source, carrier: natural_gas, origin: purchased, fuel: natural_gas@ndrc_other_industry}
     - {id: main, kind: bus, carrier: electricity}
     - {id: hall, kind: load, carrier: electricity}
+    - {id: sold, kind: export, carrier: electricity}
     - {id: boiler, kind: load, burns: natural_gas}
   edges:
     - {id: e-grid, from: grid, to: main, meter: grid.energy}
     - {id: e-line, from: line, to: main, meter: line.energy}
     - {id: e-gas, from: gas, to: boiler, meter: gas.energy}
+    - {id: e-sold, from: main, to: sold, meter: "= e-grid * 0.1"}
     - {id: e-hall, from: main, to: hall, meter: remainder}
 """
 POINTS = """\
@@ -87,6 +89,11 @@ def test_a_report_of_a_past_known_time_is_the_same_to_the_last_digit(ecmc: Any) 
 
     as_signed, as_it_stood = report(), report(None)
     assert _figures(as_signed) == pytest.approx(_figures(as_it_stood), rel=1e-12)
+    # Sold power takes its carbon along: a tenth of the grid's share of the mix. It is reported, in no total netted.
+    (left,) = [row for row in as_it_stood[0]["exports"] if row["basis"] == "location"]
+    gross = sum(t["total_kgco2e"] for t in as_it_stood[0]["totals"] if t["basis"] == "location")
+    assert 0 < left["total_kgco2e"] < 0.1 * gross
+    assert (left["net_kgco2e"], left["net_is_asked"]) == (pytest.approx(gross - left["total_kgco2e"]), False)
 
     ecmc.post(
         "/v1/samples", readings(range(5, 29), shift=2.5), correct="true", who="li", why="a gateway's clock"
