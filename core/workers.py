@@ -8,11 +8,13 @@ only once.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import hashlib
 import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from functools import lru_cache
 from multiprocessing import parent_process
 from multiprocessing.process import BaseProcess
@@ -26,10 +28,16 @@ from core.samples import SampleBatch
 from core.store.seam import Stocks
 
 R = TypeVar("R")
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
-def end_with_parent() -> None:
-    """For a pool's `initializer`: a worker ends when the process that made it is gone, be it killed."""
+def begin_worker() -> None:
+    """For a pool's `initializer`: a worker keeps its memory, and ends when the process that made it is gone."""
+    with suppress(OSError, AttributeError):  # where the C library knows how; as anywhere else otherwise
+        # What one window frees the next one takes: pages given back and taken anew cost a fifth of the time.
+        tune = ctypes.CDLL(None).mallopt
+        tune(_TRIM_THRESHOLD, 1 << 30)
+        tune(_MMAP_THRESHOLD, 1 << 25)
     parent = parent_process()
     if parent is not None:
         Thread(target=_end_after, args=(parent,), name="end with parent", daemon=True).start()

@@ -30,7 +30,7 @@ from core.store.claim import EngineClaim, is_dirty_up_to, newest_dirty
 from core.store.postgres import PostgresStore
 from core.store.seam import Conflict, Correction, WriteReport
 from core.withdrawal import withdraw
-from core.workers import Workers, end_with_parent
+from core.workers import Workers, begin_worker
 from ecmc.opened import opened_store, plant_engine
 from ecmc.progress import Progress
 
@@ -289,4 +289,4 @@ def _moment_ns(moment: str | None) -> int | None:
 
 def _pool() -> ProcessPoolExecutor:
     """Processes on this machine that end with this one, however it ends."""
-    return ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), end_with_parent)
+    return ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), begin_worker)
