@@ -53,6 +53,10 @@ class NodeServer:
     def set(self, name: str, value: float) -> None:
         self._say(f"set {name} {value}")
 
+    def add(self, name: str, value: float) -> None:
+        """A variable that was not there before."""
+        self._say(f"add {name} {value}")
+
     def bad(self, name: str) -> None:
         self._say(f"bad {name}")
 

@@ -143,6 +143,19 @@ async def test_an_unknown_node_is_bad_configuration_and_the_others_go_on(
     assert {name for name, status in of.items() if status == quality.GOOD} == set(POINTS)
 
 
+async def test_a_node_that_comes_later_is_asked_for_again(
+    server: Any, plant_of: Callable[..., Plant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opcua, "REFUSED_RETRY_S", 0.3)
+    points = {"late": OpcuaSource(f"{LINE}Late"), "power": POINTS["power"]}
+    async with opened(plant_of(server.port, points)) as reading:
+        await reading.until(seen(*points))
+        server.add("Late", 42)
+        rows = await reading.until(lambda rows: reading.values("late")[-1] == 42.0)
+
+    assert [row[3] for row in rows if row[0] == "late"] == [quality.BAD_CONFIGURATION_ERROR, quality.GOOD]
+
+
 async def test_a_server_that_will_not_subscribe_is_read_in_turn(
     server: Any, plant_of: Callable[..., Plant], monkeypatch: pytest.MonkeyPatch
 ) -> None:

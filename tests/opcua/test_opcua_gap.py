@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from asyncua import ua
 
 from collector.drivers import opcua_session
 from collector.drivers.opcua import OpcuaDriver
-from collector.drivers.opcua_history import across_marks
+from collector.drivers.opcua_decode import Node
+from collector.drivers.opcua_history import across_marks, read_history
 from collector.spool import Spool
 from collector.supervise import Backoff, Link
 from core import quality
@@ -167,10 +170,10 @@ async def test_a_black_hole_is_noticed_marked_once_and_closed_by_the_history(
     plant_of: Callable[..., Plant],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(opcua_session, "WATCHDOG_S", 0.5)
+    monkeypatch.setattr(opcua_session, "WATCHDOG_S", 1.0)
     async with wire(server.port) as line:
         plant = plant_of(
-            line.port, STORED, period_s=0.1, publish_interval_s=0.2, sampling_interval_s=0, timeout_s=1.0
+            line.port, STORED, period_s=0.1, publish_interval_s=0.2, sampling_interval_s=0, timeout_s=2.0
         )
         kept, _ = await collected(plant, server, line, 5.0, "silence")
 
@@ -201,6 +204,49 @@ async def test_history_is_not_asked_for_where_the_plant_says_so(
         kept, _ = await collected(plant, server, line, 1.5, "cut")
 
     assert len(kept.good()) < 36
+
+
+class Historian:
+    """A server with five values of each of three nodes, two to a page, and room for one continuation point."""
+
+    def __init__(self) -> None:
+        self.services = self
+        self.calls = 0
+
+    async def history_read(self, request: ua.HistoryReadParameters) -> list[ua.HistoryReadResult]:
+        self.calls += 1
+        room, answers = 1, []
+        for one in request.NodesToRead:
+            at = int(one.ContinuationPoint or b"0")
+            result = ua.HistoryReadResult()
+            if at + 2 < 5:
+                if not room:
+                    result.StatusCode = ua.StatusCode(ua.StatusCodes.BadNoContinuationPoints)
+                    answers.append(result)
+                    continue
+                room, result.ContinuationPoint = room - 1, str(at + 2).encode()
+            times = [datetime(2026, 3, 2, 0, 0, second, tzinfo=UTC) for second in range(at, min(at + 2, 5))]
+            result.HistoryData = ua.HistoryData(
+                DataValues=[ua.DataValue(ua.Variant(float(t.second)), SourceTimestamp=t) for t in times]
+            )
+            answers.append(result)
+        return answers
+
+
+async def test_a_history_in_pages_is_whole_however_few_places_the_server_keeps_for_them() -> None:
+    nodes = [Node(f"ns=1;i={i}", [(i, None)], 1.0, 0.0, i) for i in range(3)]
+    session: Any = Historian()
+
+    got = [
+        (int(handle), number)
+        async for page in read_history(session, nodes, 0, 10 * NS_PER_S)
+        for handle, number in zip(page.handle, page.number.tolist(), strict=True)
+    ]
+
+    assert sorted(got) == [(node, float(value)) for node in range(3) for value in range(5)]
+    for node in range(3):
+        values = [value for handle, value in got if handle == node]
+        assert values == sorted(values)
 
 
 def test_a_value_is_repeated_behind_a_mark_only_where_the_history_goes_on() -> None:

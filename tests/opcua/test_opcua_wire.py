@@ -127,7 +127,7 @@ def test_picoseconds_stand_behind_the_time_they_belong_to() -> None:
     assert told(change) == [(3, 2.5, 0, NOW_NS, NOW_NS + 1000)]
 
 
-@settings(max_examples=300)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), data_values()), min_size=1, max_size=4), st.data())
 def test_damaged_answers_are_refused_or_read_to_their_end(
     values: list[tuple[int, ua.DataValue]], data: st.DataObject

@@ -1,5 +1,5 @@
 // An OPC UA server of another stack: node opcua_server.js PORT PKI_FOLDER [EXTRA_NODES] [MAX_PER_CALL] [MORE, JSON]
-// Prints "ready" when it listens. Lines on stdin: "set NAME VALUE" and "bad NAME" change a variable, "count PERIOD_MS" has
+// Prints "ready" when it listens. Lines on stdin: "set NAME VALUE", "add NAME VALUE" and "bad NAME" change a variable, "count PERIOD_MS" has
 // every extra node count down from -1 by one each period, "halt" ends that and prints how many changes were made.
 const opcua = require("node-opcua");
 const readline = require("readline");
@@ -71,6 +71,8 @@ async function main() {
     } else if (verb === "bad") {
       const variable = variables[name];
       variable.setValueFromSource({ dataType: opcua.DataType.Double, value: 0 }, opcua.StatusCodes.BadSensorFailure);
+    } else if (verb === "add") {
+      add(name, opcua.DataType.Double, Number(value));
     } else if (verb === "count") {
       count(Number(name));
     } else if (verb === "halt") {
