@@ -1,4 +1,4 @@
-"""Rows of a stretch of time in place of those that stand there, writing only those that differ.
+"""Rows of a stretch of time in place of those that stand there, writing only the series that differ.
 
 What one corrected meter changes is a few series of many, and reading rows costs
 a tenth of writing them. So where a figure may well stand already, the rows are
@@ -15,12 +15,11 @@ import asyncpg
 import numpy as np
 import numpy.typing as npt
 
-from core.clock import datetime_of
-from core.store.copy import Columns, binary_rows, copy_out_rows, copy_rows_in, time_ns_of_pg
+from core.store.copy import Columns, binary_rows, copy_out_rows, copy_rows_in
 from core.store.statement import time_literal
 
 _COMPARED_AT_ONCE = 256
-_MOSTLY = 0.5  # from this share of changed rows on all of them are written
+_MOSTLY = 0.5  # where more than this share would be written, all are
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,29 +42,34 @@ async def replace_rows(
     """Replace the rows of a table over a stretch, in the transaction the connection is in.
 
     Args:
-        keys: Columns that make a row's key: integers, the last one its time.
+        keys: Columns that make a row's key: ids named after their registry's table, and the time.
         columns: Of the keys, then of the others; each key once.
     """
     rows = binary_rows(columns)
     names = (*keys, *others)
-    here = f"{keys[-1]} >= {time_literal(stretch.start_ns)} AND {keys[-1]} < {time_literal(stretch.end_ns)}"
+    # Every id there is, so that the key finds the rows on every server, and rows of names no longer used go too.
+    everything = [f"{key} = ANY(ARRAY(SELECT id FROM ecmc.{key.removesuffix('_id')}))" for key in keys[:-1]]
+    times = f"{keys[-1]} >= {time_literal(stretch.start_ns)} AND {keys[-1]} < {time_literal(stretch.end_ns)}"
+    here = " AND ".join((*everything, times))
     if stretch.compare:
         query = f"SELECT {', '.join(names)} FROM ecmc.{table} WHERE {here}"
         old = await copy_out_rows(connection, query, rows.dtype)
         if old is not None and len(old) and len(rows):
-            fresh, gone = _differing(rows, old, len(keys))
-            if max(fresh.sum(), gone.sum()) <= _MOSTLY * max(len(rows), len(old)):
-                await _delete(connection, table, keys, old[gone])
-                await copy_rows_in(connection, table, names, rows[fresh], schema="ecmc")
+            changed = _changed(rows, old, len(keys))
+            written = np.isin(rows["value0"], changed)
+            if written.sum() <= _MOSTLY * len(rows):
+                if changed.size:
+                    mine = f"{keys[0]} = ANY('{{{','.join(map(str, changed.tolist()))}}}'::int[])"
+                    here = " AND ".join((mine, *everything[1:], times))
+                    await connection.execute(f"DELETE FROM ecmc.{table} WHERE {here}")
+                    await copy_rows_in(connection, table, names, rows[written], schema="ecmc")
                 return
     await connection.execute(f"DELETE FROM ecmc.{table} WHERE {here}")
     await copy_rows_in(connection, table, names, rows, schema="ecmc")
 
 
-def _differing(
-    rows: npt.NDArray[np.void], old: npt.NDArray[np.void], keys: int
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which rows are not among the old ones, and which old ones are not among the rows."""
+def _changed(rows: npt.NDArray[np.void], old: npt.NDArray[np.void], keys: int) -> npt.NDArray[np.int64]:
+    """The first key of every row that is not among the old ones, and of every old one that is not among the rows."""
     place = np.zeros(len(rows) + len(old), dtype=np.int64)
     size = 1
     for i in range(keys):
@@ -79,7 +83,7 @@ def _differing(
     same = there[_equal(rows, old, there, at[there])]
     fresh, gone = np.ones(len(rows), dtype=np.bool_), np.ones(len(old), dtype=np.bool_)
     fresh[same], gone[at[same]] = False, False
-    return fresh, gone
+    return np.unique(np.concatenate([rows["value0"][fresh], old["value0"][gone]]).astype(np.int64))
 
 
 def _equal(
@@ -97,21 +101,3 @@ def _equal(
         part = slice(first, first + _COMPARED_AT_ONCE)
         equal[part] = ~(left[mine[part]] != right[theirs[part]]).any(axis=1)
     return equal
-
-
-async def _delete(
-    connection: asyncpg.Connection[Any], table: str, keys: Sequence[str], rows: npt.NDArray[np.void]
-) -> None:
-    if len(rows) == 0:
-        return
-    ids = [rows[f"value{i}"].tolist() for i in range(len(keys) - 1)]
-    at_ns = time_ns_of_pg(rows[f"value{len(keys) - 1}"]).tolist()
-    moments = {each: datetime_of(each) for each in set(at_ns)}
-    times = [moments[each] for each in at_ns]
-    given = ", ".join([*(f"${i + 1}::int[]" for i in range(len(ids))), f"${len(keys)}::timestamptz[]"])
-    match = " AND ".join(f"t.{key} = gone.{key}" for key in keys)
-    await connection.execute(
-        f"DELETE FROM ecmc.{table} AS t USING unnest({given}) AS gone ({', '.join(keys)}) WHERE {match}",
-        *ids,
-        times,
-    )
