@@ -128,11 +128,13 @@ class Link:
             return
         devices = self.driver.devices()
         down = [name for name, device in devices.items() if not device.up]
+        trouble = sorted({device.warning for device in devices.values() if device.warning})
         if down:
             named = ", ".join(down[:5]) + (" …" if len(down) > 5 else "")
-            self._health.report(part, Status.DEGRADED, f"{len(down)} of {len(devices)} devices down: {named}")
-        elif warnings := sorted({device.warning for device in devices.values() if device.warning}):
-            self._health.report(part, Status.DEGRADED, "; ".join(warnings))
+            trouble.insert(0, f"{len(down)} of {len(devices)} devices down: {named}")
+        if trouble:
+            more = f"; and {len(trouble) - 5} more" if len(trouble) > 5 else ""
+            self._health.report(part, Status.DEGRADED, "; ".join(trouble[:5]) + more)
         else:
             self._health.report(part, Status.OK, f"{len(devices)} devices")
 

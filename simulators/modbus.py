@@ -27,6 +27,7 @@ GATEWAY_TARGET_SILENT: Final = 11
 
 _SUNSPEC_BASE: Final = 40_000
 _SUNSPEC_COMMON_WORDS: Final = 66
+_SUNSPEC_VENDOR_AT, _SUNSPEC_PRODUCT_AT, _SUNSPEC_SERIAL_AT = 0, 16, 48  # words in the common model, 16 each
 _SUNSPEC_MODEL_WORDS: Final = {103: 50, 203: 105, 213: 124, 802: 62}
 
 
@@ -63,7 +64,7 @@ class Unit:
                 self._fixed[source.function, start + source.scale_address] = scale
 
     def _model_start(self, source: ModbusSource) -> int:
-        """Where the point's SunSpec model begins: after the marker and the common model, written once."""
+        """Where the point's SunSpec model begins: after the marker and the common model, which says who it is."""
         model = source.sunspec_model
         if model is None:
             return 0
@@ -79,6 +80,15 @@ class Unit:
             start + 2 + length: 0xFFFF,
             start + 3 + length: 0,
         }
+        texts = {
+            _SUNSPEC_VENDOR_AT: "ecmc",
+            _SUNSPEC_PRODUCT_AT: "simulated device",
+            _SUNSPEC_SERIAL_AT: self.device,
+        }
+        for at, text in texts.items():
+            wire = text.encode()[:32].ljust(32, b"\0")
+            first = _SUNSPEC_BASE + 4 + at
+            chain |= {first + i: int.from_bytes(wire[2 * i : 2 * i + 2], "big") for i in range(16)}
         self._fixed |= {(source.function, address): word for address, word in chain.items()}
         return start
 

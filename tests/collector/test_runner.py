@@ -35,6 +35,7 @@ class FakeDriver:
         self.refuse_open: Exception | None = None
         self.opened = self.closed = self.stored_calls = 0
         self.down: list[str] = []
+        self.warnings: list[str] = []
 
     async def __aenter__(self) -> Self:
         self.opened += 1
@@ -52,7 +53,8 @@ class FakeDriver:
         self.stored_calls += 1
 
     def devices(self) -> Mapping[str, DeviceState]:
-        return {f"{self.name}-d": DeviceState(f"{self.name}-d" not in self.down, 0, "", {})}
+        states = {f"{self.name}-d": DeviceState(f"{self.name}-d" not in self.down, 0, "", {})}
+        return states | {f"w{n}": DeviceState(True, 0, "", {}, text) for n, text in enumerate(self.warnings)}
 
     async def __aexit__(self, *exc: object) -> None:
         self.closed += 1
@@ -149,6 +151,14 @@ async def test_a_device_down_shows_as_degraded(run_link: Callable[[FakeDriver, H
 
     assert health.parts["collector:c1"].detail == "1 of 1 devices down: c1-d"
     assert health.status is Status.DEGRADED
+
+    driver.warnings = [f"m{n} is another one" for n in range(6)]
+    link.report()
+
+    assert health.parts["collector:c1"].detail == (
+        "1 of 7 devices down: c1-d; m0 is another one; m1 is another one; m2 is another one; m3 is another one; "
+        "and 2 more"
+    )
 
 
 async def test_a_refusal_is_not_asked_again_in_a_hurry(

@@ -126,6 +126,15 @@ async def test_every_modbus_point_of_the_demo_reads_back(
     assert seen > 150
 
 
+async def test_the_inverter_says_who_it_is(client: AsyncModbusTcpClient, meters: Meters) -> None:
+    devices = [d.id for d in meters.plant.devices if d.connection in ("mb-1", "mb-2")]
+
+    texts = await client.read_holding_registers(40_004, count=64, device_id=1 + devices.index("pv"))
+
+    wire = struct.pack(">64H", *texts.registers)
+    assert [wire[at : at + 32].rstrip(b"\0") for at in (0, 32, 96)] == [b"ecmc", b"simulated device", b"pv"]
+
+
 async def test_mbpoll_reads_the_grid_meter(server: ModbusServer, meters: Meters) -> None:
     if shutil.which("mbpoll") is None:
         pytest.skip("mbpoll is not installed (tests/peers/install.sh)")
