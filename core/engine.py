@@ -117,14 +117,16 @@ class Newest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Live:
-    """How each metered edge's power is read off its slot of `Newest`."""
+    """How power of edges is read off slots of `Newest`; what an export counts is negative."""
 
     edge: np.ndarray
     slot: np.ndarray
-    by_power: Flags
-    sign: Floats
-    kwh_per_unit: Floats
+    per_unit: Floats
     gap_after_ns: Times
+
+    def fresh(self, now_ns: int, newest: Newest) -> Flags:
+        fresh: Flags = now_ns - newest.time_ns[self.slot] <= self.gap_after_ns
+        return fresh
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -267,25 +269,29 @@ class Engine:
 
     def _compile_live(self) -> None:
         self._slot_of = {point: i for i, point in enumerate(self.live_points)}
+        powers = [
+            (m.edge, m.power, m.kw_per_unit, m.direction) for m in (*self._by_register, *self._by_power)
+        ]
+        self._live_powers = self._live([one for one in powers if one[1] is not None])
+        self._live_registers = self._live(
+            [(m.edge, m.point, self._register_of[m.point].kwh_per_unit, "import") for m in self._by_register]
+        )
+
+    def _live(self, ways: Sequence[tuple[str, str | None, float, str]]) -> _Live:
+        """Ways to read an edge's power: by which point, what is in its unit, and which direction counts."""
         row_of = {name: row for row, name in enumerate(self.edge_names)}
-        metered = [*self._by_register, *self._by_power]
-        read = [m.power or m.point for m in metered]
-        self._live = _Live(
-            edge=np.array([row_of[m.edge] for m in metered], dtype=np.int64),
-            slot=np.array([self._slot_of[point] for point in read], dtype=np.int64),
-            by_power=np.array([m.power is not None for m in metered], dtype=np.bool_),
-            sign=np.array([1.0 if m.direction == "import" else -1.0 for m in metered]),
-            kwh_per_unit=np.array(
-                [
-                    m.kw_per_unit if m.power is not None else self._register_of[m.point].kwh_per_unit
-                    for m in metered
-                ]
+        points = [point for _, point, _, _ in ways if point is not None]
+        return _Live(
+            edge=np.array([row_of[edge] for edge, *_ in ways], dtype=np.int64),
+            slot=np.array([self._slot_of[point] for point in points], dtype=np.int64),
+            per_unit=np.array(
+                [factor if direction == "import" else -factor for *_, factor, direction in ways],
+                dtype=np.float64,
             ),
             gap_after_ns=np.array(
-                [self._gap_after_ns(self._period_s(point)) for point in read], dtype=np.int64
+                [self._gap_after_ns(self._period_s(point)) for point in points], dtype=np.int64
             ),
         )
-        self._live_media = [(at, m.edge) for at, m in enumerate(metered) if m.edge in self._media]
 
     def _compile_media(self) -> None:
         """Edges whose unit is worth what points tell of steam or water: what it is worth of what was assumed."""
@@ -879,23 +885,27 @@ class Engine:
     def live_power_kw(self, now_ns: int, newest: Newest) -> Floats:
         """Power of each edge now, shape (E,), kW; NaN where nothing fresh is known, or no meter is.
 
-        A register without power tells it by its last step: over the time that took or, if that is longer, since.
+        A register whose meter gives no power tells it by its last step: over the time that took or, if that is
+        longer, since.
         """
-        live = self._live
-        value, before = newest.value[live.slot], newest.before[live.slot]
-        since_ns = newest.since_ns[live.slot]
-        took_ns = np.maximum(since_ns - newest.before_ns[live.slot], now_ns - since_ns)
-        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            stepped = np.where(value >= before, value - before, np.nan) * (HOUR_NS / took_ns)
-            stands = np.isnan(before) & (newest.time_ns[live.slot] > since_ns)  # seen twice, and no step yet
-            counted = np.where(stands, 0.0, stepped)
-            told = np.where(live.by_power, np.maximum(value * live.sign, 0.0), counted) * live.kwh_per_unit
-            fresh = now_ns - newest.time_ns[live.slot] <= live.gap_after_ns
-            told = np.where(fresh & (told <= ABSURD_KW), told, np.nan)
-        for at, edge in self._live_media:
-            told[at] *= self._share_of_medium(edge, self._live_state(edge, now_ns, newest), 1)[0]
         power_kw = np.full(len(self.edge_names), np.nan)
-        power_kw[live.edge] = told
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            ways = self._live_registers
+            value, before = newest.value[ways.slot], newest.before[ways.slot]
+            since_ns = newest.since_ns[ways.slot]
+            took_ns = np.maximum(since_ns - newest.before_ns[ways.slot], now_ns - since_ns)
+            stepped = np.where(value >= before, value - before, np.nan) * (HOUR_NS / took_ns)
+            stands = np.isnan(before) & (newest.time_ns[ways.slot] > since_ns)  # seen twice, and no step yet
+            counted = np.where(stands, 0.0, stepped) * ways.per_unit
+            power_kw[ways.edge] = np.where(ways.fresh(now_ns, newest), counted, np.nan)
+            ways = self._live_powers
+            told = np.maximum(newest.value[ways.slot] * ways.per_unit, 0.0)
+            known = ways.fresh(now_ns, newest) & np.isfinite(told)
+            power_kw[ways.edge[known]] = told[known]
+            power_kw[~(power_kw <= ABSURD_KW)] = np.nan
+        for row, edge in enumerate(self.edge_names):
+            if edge in self._media:
+                power_kw[row] *= self._share_of_medium(edge, self._live_state(edge, now_ns, newest), 1)[0]
         return power_kw
 
     def _live_state(self, edge: str, now_ns: int, newest: Newest) -> dict[str, Floats]:

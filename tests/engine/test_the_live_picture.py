@@ -27,6 +27,7 @@ base_interval_s: 60
 method_sets: [ghg-protocol]
 devices:
   - {id: m-grid}
+  - {id: m-lamp}
 network:
   nodes:
     - {id: grid, kind: source, carrier: electricity, origin: purchased, factor: 0.5}
@@ -36,6 +37,7 @@ network:
     - {id: press, kind: load, carrier: electricity}
     - {id: net, kind: source, carrier: chilled_water, origin: purchased, factor: 0.1}
     - {id: hall, kind: load, carrier: chilled_water}
+    - {id: lamp, kind: load, carrier: electricity}
     - {id: lamps, kind: load, carrier: electricity}
   edges:
     - {id: e-grid, from: grid, to: main, meter: m-grid}
@@ -43,12 +45,15 @@ network:
     - {id: e-chg, from: main, to: bat, meter: bat.in}
     - {id: e-dis, from: bat, to: main, meter: bat.out}
     - {id: e-press, from: main, to: press, meter: press.energy}
+    - {id: e-lamp, from: main, to: lamp, meter: m-lamp}
     - {id: e-lamps, from: main, to: lamps, meter: remainder}
     - {id: e-cold, from: net, to: hall, meter: cold.flow, medium: {supply_c: cold.out, return_c: cold.back}}
 """
 POINTS = """\
 point,device,name,quantity,unit,period_s
 m-grid.active_power_total,m-grid,,active_power_total,kW,1
+m-lamp.active_energy_import_total,m-lamp,,active_energy_import_total,kWh,1
+m-lamp.active_power_total,m-lamp,,active_power_total,kW,1
 bat.in,,,battery_charge_energy_total,kWh,1
 bat.out,,,battery_discharge_energy_total,kWh,1
 press.energy,,,active_energy_import_total,kWh,1
@@ -89,6 +94,16 @@ def test_a_coarse_register_tells_its_power_by_the_time_between_two_steps(live: L
     assert edges(live, 5040)["e-press"] == pytest.approx(3600 / 3600 * 1.0, rel=0.01)
 
 
+def test_a_meter_that_gives_no_power_tells_it_by_its_register(live: Live) -> None:
+    for second in (0, 36):
+        see(live, ("m-lamp.active_energy_import_total", second, second / 36 * 0.1))
+    by_register = edges(live, 36)["e-lamp"]
+    see(live, ("m-lamp.active_power_total", 36, 12.0))
+
+    assert by_register == pytest.approx(10.0)
+    assert edges(live, 36)["e-lamp"] == 12.0
+
+
 def test_a_register_without_a_step_yet_draws_nothing_and_one_seen_once_is_unknown(live: Live) -> None:
     see(live, ("press.energy", 0, 500.0))
     once = edges(live)["e-press"]
@@ -118,7 +133,7 @@ def test_a_carbon_rate_is_power_times_what_flows_together_at_the_bus(live: Live)
     bat = Stocks(("bat",), tuple(live._engine.flows), np.array([50.0]), np.full((1, 4), 10.0))
     for second in (0, 36):
         see(live, ("bat.out", second, second / 36 * 0.2), ("press.energy", second, second / 36 * 0.8))
-        see(live, ("bat.in", second, 7.0))
+        see(live, ("bat.in", second, 7.0), ("m-lamp.active_power_total", second, 0.0))
     see(live, ("m-grid.active_power_total", 36, 60.0))
 
     picture = live.update(NOW + 36 * NS_PER_S, bat)
