@@ -18,12 +18,12 @@ from typing import Final
 import asyncpg
 import msgspec
 
-from core.clock import rfc3339
+from core.clock import rfc3339, time_ns_of
 from core.errors import Fault, FaultyInput, StoreRefused
 from core.store import table as tables
 from core.store.move import refuse_data
 from core.store.refusal import refusals
-from core.store.series import tier_of
+from core.store.series import Space, tier_of, week_of
 from core.store.table import RAW, Chunk, Connection, Sum, Table
 from migrations import REVISIONS, migrate
 
@@ -62,6 +62,7 @@ class Manifest(msgspec.Struct, frozen=True):
     samples: bool
     tables: tuple[TableCopy, ...]
     counters: dict[str, int]
+    horizon: dict[str, str] = {}
 
     def rows(self) -> dict[str, int]:
         return {table.name: sum(member.rows for member in table.members) for table in self.tables}
@@ -122,6 +123,7 @@ async def _written(
         samples,
         tuple(copies),
         await tables.counters(connection, kept),
+        await tables.horizon(connection),
     )
     body = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     archive.writestr(_MANIFEST, body)
@@ -188,25 +190,41 @@ async def restore(dsn: str, file: Path, plant: str, progress: Progress) -> Manif
                 with zipfile.ZipFile(file) as archive:
                     await _filled(connection, archive, manifest, file, progress)
                 await tables.set_counters(connection, manifest.counters)
+                await tables.set_horizon(connection, manifest.horizon)
         except zipfile.BadZipFile as why:
             raise _faulty(file, f"{why}; nothing was restored") from None
         finally:
             await connection.close()
     await migrate(dsn)
     if not manifest.samples:
-        await _roll_ups_alone(dsn)
+        await _without_samples(dsn)
     return manifest
 
 
-async def _roll_ups_alone(dsn: str) -> None:
-    """The samples behind the roll-ups are gone: what comes late adds to them and does not take their place."""
+_HORIZON = """
+UPDATE ecmc.seal_horizon SET thinned_until = newest.time, dropped_until = newest.time
+FROM (SELECT max(time) AS time FROM ecmc.latest) AS newest WHERE newest.time IS NOT NULL
+"""
+
+
+async def _without_samples(dsn: str) -> None:
+    """The samples behind the figures are gone: what comes late adds to them and does not take their place.
+
+    The newest of each point is known all the same, and a register counts on from there.
+    """
     with refusals():
         connection = await asyncpg.connect(dsn, timeout=10, server_settings=_SESSION)
         try:
-            await connection.execute(
-                "UPDATE ecmc.seal_horizon SET thinned_until = newest.time, dropped_until = newest.time"
-                " FROM (SELECT max(time) AS time FROM ecmc.latest) AS newest WHERE newest.time IS NOT NULL"
+            times = await connection.fetch("SELECT DISTINCT time FROM ecmc.latest")
+            await Space(await tier_of(connection)).ensure(
+                connection, {week_of(time_ns_of(row["time"])) for row in times}
             )
+            async with connection.transaction():
+                await connection.execute(_HORIZON)
+                await connection.execute(
+                    "INSERT INTO ecmc.sample (time, value, point_id, status)"
+                    " SELECT time, value, point_id, status FROM ecmc.latest ORDER BY point_id"
+                )
         finally:
             await connection.close()
 

@@ -137,6 +137,7 @@ class _Move:
                 self._moved.rows[table.name] = sum([await self._chunk(c) for c in timed[table.name]])
         await self._compare_counts(all_tables)
         await tables.set_counters(self._target, await tables.counters(self._source, all_tables))
+        await tables.set_horizon(self._target, await tables.horizon(self._source))
         return self._moved
 
     async def _registries(self, chunks: Sequence[Chunk]) -> None:

@@ -370,7 +370,7 @@ async def kept_from(connection: asyncpg.Connection[Any], points: list[int]) -> i
     for row in rows:
         if row["kept"] is None:  # of a point that has none left, nothing is missing after its last one
             dropped.append(row["time"])
-        elif horizon is not None and row["first_time"] < horizon:
+        elif horizon is not None and row["first_time"] < horizon and row["kept"] < row["time"]:
             dropped.append(max(row["kept"], horizon))  # one that came late brings no other back
         elif row["kept"] > row["first_time"]:
             dropped.append(row["kept"])

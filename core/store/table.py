@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -238,6 +239,29 @@ async def set_counters(connection: Connection, values: Mapping[str, int]) -> Non
         table, column = name.split(".")
         await connection.execute(
             "SELECT setval(pg_get_serial_sequence($1, $2)::regclass, $3)", f'ecmc."{table}"', column, value
+        )
+
+
+async def horizon(connection: Connection) -> dict[str, str]:
+    """Up to where days are closed and samples dropped: one row without a key, which no chunk carries."""
+    if await connection.fetchval("SELECT to_regclass('ecmc.seal_horizon')") is None:  # an old schema
+        return {}
+    row = await connection.fetchval("SELECT row_to_json(h)::text FROM ecmc.seal_horizon AS h")
+    found: dict[str, str] = json.loads(row)
+    return found
+
+
+async def set_horizon(connection: Connection, values: Mapping[str, str]) -> None:
+    """Take it over, as far as this schema knows it; days closed by the seals that are here are closed in any case."""
+    known = await horizon(connection)
+    for name in sorted(values.keys() & known):
+        await connection.execute(
+            f'UPDATE ecmc.seal_horizon SET "{name}" = $1::text::timestamptz', values[name]
+        )
+    if known:
+        await connection.execute(
+            "UPDATE ecmc.seal_horizon SET closed_until = greatest(closed_until, s.until)"
+            " FROM (SELECT max(end_time) AS until FROM ecmc.seal WHERE period = 'day') AS s"
         )
 
 

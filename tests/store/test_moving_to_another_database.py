@@ -67,11 +67,14 @@ async def test_every_table_arrives_whole(source: str, target: str) -> None:
 
 async def test_numbers_go_on_where_they_were(source: str, target: str) -> None:
     newest = await execute(source, "SELECT max(id) FROM ecmc.correction")
+    await execute(source, "UPDATE ecmc.seal_horizon SET closed_until = '2026-10-20' RETURNING 1")
 
     await move(source, target, silent)
 
     again = "SELECT nextval(pg_get_serial_sequence('ecmc.correction', 'id'))"
     assert await execute(target, again) > newest
+    closed = "SELECT closed_until = '2026-10-20' FROM ecmc.seal_horizon"
+    assert await execute(target, closed)
 
 
 async def test_a_store_on_the_new_database_answers_as_the_old_one(
