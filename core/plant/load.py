@@ -274,6 +274,8 @@ class _Reading:
             _put(options, "pause_s", one.number("pause_s", None, least=0, most=60))
             _put(options, "retries", one.integer("retries", None, least=0, most=10))
             _put(options, "in_flight", one.integer("in_flight", None, least=1, most=16))
+        if protocol is Protocol.MODBUS_RTU_TCP:
+            _put(options, "baud", one.integer("baud", None, least=300, most=4_000_000))  # behind the gateway
         if protocol is Protocol.MODBUS_TCP:
             _put(options, "client", one.text("client", choices=("mbap", "pymodbus")))
         if protocol is Protocol.MODBUS_TLS:

@@ -54,6 +54,19 @@ def test_a_serial_line_asked_for_more_than_it_can_carry_is_noted() -> None:
     assert said.startswith("note: mb at 9600 baud: 121% of the line's time is asked for, more than there is")
 
 
+def test_the_line_behind_a_gateway_has_its_own_speed(tmp_path: Path) -> None:
+    (tmp_path / "plant.yaml").write_text(
+        "plant: one\nzone: UTC\nregion: CN\n"
+        "connections: [{id: c, protocol: modbus-rtu-tcp, host: h, baud: 115200}]\n"
+        "devices: [{id: d, connection: c}]\n"
+    )
+    (tmp_path / "points.csv").write_text("point,device,quantity,address,type\nd.f,d,frequency,0,uint16\n")
+
+    done = CliRunner().invoke(app, ["check", str(tmp_path)])
+
+    assert "c at 115200 baud: 1% of the line's time is asked for" in done.stdout
+
+
 def test_check_shows_every_request() -> None:
     done = CliRunner().invoke(app, ["check", "--requests", str(DEMO)])
 
