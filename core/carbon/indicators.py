@@ -280,7 +280,7 @@ def _add_electricity(made: _Made, sums: PeriodSums, total_kwh: float) -> None:
         made.add("electrification", 100 * share, "%", TceBasis.CALORIFIC)
     own = sums.own_kwh.get(ELECTRICITY, 0.0)
     if own > 0:
-        made.add("self_use", 100 * sums.own_used_kwh() / own, "%")
+        made.add("self_use", 100 * _ratio(sums.own_used_kwh(), own), "%")
         made.add("self_sufficiency", 100 * _ratio(sums.own_used_kwh(), electricity), "%")
     if sums.removed_kg > 0:
         gross_kg = sum(kg for (_, flow), kg in sums.emissions_kg.items() if flow == Basis.LOCATION)
