@@ -258,6 +258,11 @@ class Inventory:
         exported = self.exported_kg.get(basis, np.zeros(self.month_ns.size))
         return np.sum(gross, axis=0) - np.nan_to_num(exported) if gross else np.full(exported.shape, np.nan)
 
+    def metered(self) -> Inventory:
+        """The lines that meters say, without entries and claims."""
+        kinds = (LineKind.SOURCE, LineKind.COMBUSTION)
+        return replace(self, lines=tuple(line for line in self.lines if line.kind in kinds))
+
     def standing(self, library: FactorLibrary, basis: Basis, *scopes: int) -> Standing:
         """What the sum of these scopes on a basis stands on."""
         lines = [line for line in self.lines if line.basis in (None, basis) and line.scope in scopes]
@@ -421,6 +426,19 @@ class Inventories:
             carbon.levels,
             carbon.unverified or any(factor.unverified for factor in tce),
         )
+
+    def own_meter_uncertainty(self, node_id: str) -> float:
+        """Of what a load or export takes: its least certain meter's; 0 where none is stated or none is its own.
+
+        The meter of a source is none of the load's own: what came in is as uncertain as that already.
+        """
+        node = self._plant.node_by_id.get(node_id)
+        if node is None or node.kind not in (NodeKind.LOAD, NodeKind.EXPORT):
+            return 0.0
+        nodes = self._plant.node_by_id
+        inside = [e for e in self._plant.edges if nodes[e.source].kind is not NodeKind.SOURCE]
+        stated = [self._meter_uncertainty(e)[1] for e in inside if e.target == node_id]
+        return max((share for share in stated if share is not None), default=0.0)
 
     def _meter_moves(self, energy: _Energies, lines: Sequence[Line]) -> Mapping[str, EnergyMove]:
         """By meter and entry, what its uncertainty is worth in the sums of energy, by field of `PeriodSums` and carrier."""

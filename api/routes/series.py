@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Annotated
 
 import numpy as np
@@ -22,6 +24,7 @@ from core.store.seam import Series
 
 router = APIRouter(prefix="/v1", tags=["energy and carbon"])
 
+_OF_REPORTS = ("1d", "1mo", "1y")
 Edges = Annotated[list[str], Query(alias="edge", description="Edge id; all edges where none is given.")]
 Nodes = Annotated[
     list[str], Query(alias="node", description="Node id or `site`; all nodes where none is given.")
@@ -50,14 +53,36 @@ async def emissions(
     node: Nodes = [],  # noqa: B006
     basis: InBasis = Basis.LOCATION,
     method_set: MethodSet = None,
+    told: Annotated[
+        bool | None,
+        Query(
+            alias="uncertainty",
+            description="Uncertainty and factor rows with each row; default from buckets of a day on.",
+        ),
+    ] = None,
 ) -> Json:
-    """Emissions by node and scope: of a load what reaches it, of `site` the inventory."""
+    """Emissions by node and scope: of a load what reaches it, of `site` what its meters say came in and burned.
+
+    `uncertainty` is half of the relative 95 % interval over the range asked: of what came in, and of a load's own
+    meter beside it.
+    """
     nodes = known("node", node, _node_names(plant))
     span.guard(len(nodes) * len(Scope))
+    method = asked_method_set(plant, method_set)
     series = await services.store.emissions(
-        nodes, span.start_ns, span.end_ns, span.bucket, basis.value, asked_method_set(plant, method_set)
+        nodes, span.start_ns, span.end_ns, span.bucket, basis.value, method
     )
-    return _rows("node", series, span.shifts)
+    rows = _rows_of("node", series, span.shifts)
+    if rows and (span.bucket in _OF_REPORTS if told is None else told):
+        books = services.inventories()
+        made = (await books.of(span.start_ns, span.end_ns, method)).metered()
+        stands = {s: asdict(made.standing(services.library(), basis, s)) for s in (1, 2)}
+        off = {s: made.uncertainty(basis, s) for s in (1, 2)}
+        for row in rows:
+            scope = int(str(row["scope"]))
+            own = books.own_meter_uncertainty(str(row["node"]))
+            row |= {"uncertainty": math.hypot(off[scope], own), **stands[scope]}
+    return Json(rows)
 
 
 @router.get("/intensity", response_model=list[IntensityRow])
@@ -141,6 +166,10 @@ def asked_method_set(plant: Plant, asked: str | None) -> str:
 
 
 def _rows(key: str, series: Series, shifts: ShiftNames | None = None) -> Json:
+    return Json(_rows_of(key, series, shifts))
+
+
+def _rows_of(key: str, series: Series, shifts: ShiftNames | None) -> list[dict[str, object]]:
     names = (key, "start", *series.columns)
     columns = [series.name, times(series.start_ns), *(column.tolist() for column in series.columns.values())]
     if series.flow is not None:
@@ -150,4 +179,4 @@ def _rows(key: str, series: Series, shifts: ShiftNames | None = None) -> Json:
     if shifts is not None:
         names = (*names, "shift")
         columns.append(shifts.of(series.start_ns))
-    return Json([dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)])
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

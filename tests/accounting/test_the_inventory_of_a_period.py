@@ -121,6 +121,24 @@ async def test_indicators_say_how_sure_their_emissions_are(office: Any) -> None:
     assert len(list(csv.DictReader(io.StringIO(as_csv.text.removeprefix(chr(0xFEFF)))))) == len(rows)
 
 
+async def test_emissions_of_days_and_longer_say_how_sure_they_are_and_what_they_stand_on(office: Any) -> None:
+    october = {"start": "2026-09-30T16:00:00Z", "end": "2026-10-31T16:00:00Z"}
+    asked = {**october, "node": ["site", "boiler", "press"], "bucket": "1mo"}
+    rows = (await office.http.get("/v1/emissions", params=asked)).json()
+    found = {(row["node"], row["scope"]): row for row in rows}
+
+    power, gas = (0.01**2 + 0.05**2) ** 0.5, (0.02**2 + 0.03**2) ** 0.5
+    assert found["site", 2]["uncertainty"] == pytest.approx(power)
+    assert found["press", 2]["uncertainty"] == pytest.approx(power)  # it is a remainder: no meter of its own
+    assert found["boiler", 1]["uncertainty"] == pytest.approx(gas)  # the gas meter is the source's
+    assert found["press", 2]["levels"] == ["provincial"]
+    assert found["press", 2]["factors"] == ["grid_cn:CN-CQ:2023:average"]
+    by_hour = (await office.http.get("/v1/emissions", params={**asked, "bucket": "1h"})).json()
+    assert "uncertainty" not in by_hour[0]
+    told = {**asked, "bucket": "1h", "end": "2026-09-30T18:00:00Z", "uncertainty": True}
+    assert (await office.http.get("/v1/emissions", params=told)).json()[0]["uncertainty"] is not None
+
+
 async def test_it_can_be_kept_as_csv_and_xlsx(office: Any) -> None:
     as_csv = await office.http.get("/v1/inventory", params={"period": "2026-10", "format": "csv"})
     as_xlsx = await office.http.get("/v1/inventory", params={"period": "2026-10", "format": "xlsx"})
