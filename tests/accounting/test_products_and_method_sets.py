@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from core.carbon.factors import FactorLibrary
 from core.carbon.sector import sectors
-from core.clock import SystemClock
+from core.clock import SystemClock, parse_rfc3339
+from core.footprint import FootprintBook
+from core.period import Periods
+from core.plant.model import Label, Product
 from core.registers.activity import ActivityKind
 from core.registers.monte_carlo import MonteCarloRuns
 from core.registers.process import PROCESSES
+from core.registers.shelf import Registers
 
 GAS = FactorLibrary.shipped().fuel("natural_gas@ndrc_other_industry").kgco2_per_kwh(oxidised=True)
 
@@ -81,6 +86,24 @@ async def test_two_batches_on_one_node_share_it_by_the_declared_driver(office: A
     by_name = {batch["batch"]: sum(batch["direct_kgco2e"].values()) for batch in batches}
     # From 8 to 12 B works twice as fast as A, from 12 to 16 A is alone.
     assert by_name["A"] / by_name["B"] == pytest.approx((4 / 3 + 4) / (8 / 3))
+
+
+async def test_a_plc_counter_makes_a_batch_of_every_hour_it_moved(office: Any) -> None:
+    """A scale on the boiler's line counts 10 an hour; the boiler burns 50 kWh of gas in it."""
+    counted = Product("flour", Label("面粉", "Flour"), "t", nodes=("boiler",), counter="straw.energy")
+    plant, services = replace(office.plant, products=(counted,)), office.app.state.services
+    registers = Registers(office.store.pool, plant, services.library())
+    book = FootprintBook(plant, office.store, registers, services.clock.now_ns)
+    day = parse_rfc3339("2026-09-09T16:00:00Z"), parse_rfc3339("2026-09-10T16:00:00Z")
+
+    found = await book.of("flour", *day, "location", "zero-carbon-factory")
+    sums = await Periods(plant, office.store, services.library(), registers).sums(*day, "zero-carbon-factory")
+
+    assert len(found.batches) == 24
+    assert [batch.made.good for batch in found.batches] == pytest.approx([10.0] * 24)
+    assert [batch.per_good_kg for batch in found.batches] == pytest.approx([5 * GAS] * 24)
+    assert found.idle_kg == 0.0
+    assert sums.output == (pytest.approx(240.0), "t")
 
 
 async def test_embedded_emissions_of_a_good_with_precursors(office: Any) -> None:

@@ -383,3 +383,24 @@ async def test_what_energy_did_and_what_the_factor_did_add_up(office: Any) -> No
     assert grid["energy_effect_kgco2e"] == pytest.approx(difference)  # one factor for both months
     assert grid["factor_effect_kgco2e"] == pytest.approx(0.0, abs=1e-6)
     assert grid["energy_effect_kgco2e"] == pytest.approx(grid["before_kgco2e"] * 24 / 720)
+
+
+async def test_a_suppliers_new_factor_is_told_apart_from_using_more(office: Any) -> None:
+    """10 GJ at 80 kg, then 12 GJ at 100 kg: 2 GJ more at the old factor, and 20 kg on each of the 12."""
+    told = {"series": "steam-net", "unit": "kgCO2/GJ", "source": "supplier"}
+    dated = [
+        {**told, "value": 80, "valid_from": "2026-09-01"},
+        {**told, "value": 100, "valid_from": "2026-10-01"},
+    ]
+    ids = (await post(office, "/v1/factors", dated))["ids"]
+    await post(office, "/v1/factors/entries/approve", ids, who="wang")
+    heat = {"kind": "factor", "subject": "steam-net", "unit": "GJ"}
+    used = [{**heat, "period": "2026-09", "amount": 10}, {**heat, "period": "2026-10", "amount": 12}]
+    await approved(office, "/v1/activities", used)
+
+    answer = await get(office, "/v1/compare", period="2026-10", against="2026-09")
+
+    row = next(row for row in answer["lines"] if row["line"] == "factor steam-net")
+    assert (row["before_kgco2e"], row["after_kgco2e"]) == (pytest.approx(800), pytest.approx(1200))
+    assert row["energy_effect_kgco2e"] == pytest.approx(160)
+    assert row["factor_effect_kgco2e"] == pytest.approx(240)
