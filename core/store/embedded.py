@@ -443,8 +443,9 @@ def _check_version(cluster: Path, binaries: Path) -> None:
     ours = text.split()[-1].split(".")[0]
     if made_by != ours:
         raise DataFolderError(
-            f"{cluster} was made by PostgreSQL {made_by}, this ecmc brings {ours}: with the ecmc that made it,"
-            f" run pg_dump --format=custom on its DSN, then pg_restore into a new data folder"
+            f"{cluster} was made by PostgreSQL {made_by}, this ecmc brings {ours}. With the ecmc that made it:"
+            f" ecmc backup --raw --plant PLANT --data {cluster.parent} plant.backup; then with this one:"
+            " ecmc restore --plant PLANT --data NEW-FOLDER plant.backup"
         )
 
 

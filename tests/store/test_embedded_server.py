@@ -158,9 +158,8 @@ def test_a_cluster_of_another_major_version_is_refused_with_the_way_out(folder: 
     server.stop()
     (folder / "pg" / "PG_VERSION").write_text("15\n")
 
-    with pytest.raises(
-        DataFolderError, match=r"made by PostgreSQL 15, this ecmc brings 18.*pg_dump.*pg_restore"
-    ):
+    wanted = r"made by PostgreSQL 15, this ecmc brings 18\. .*ecmc backup --raw .*; then .*ecmc restore "
+    with pytest.raises(DataFolderError, match=wanted):
         server.start()
 
 
