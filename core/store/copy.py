@@ -92,11 +92,13 @@ async def copy_rows_in(
 
 
 async def _stream(rows: npt.NDArray[np.void]) -> AsyncIterator[bytes]:
-    yield _SIGNATURE
+    """In as few pieces as may be: each is a message, and a turn of the loop."""
     step = max(1, _CHUNK_BYTES // rows.dtype.itemsize)
+    head = _SIGNATURE
     for start in range(0, rows.shape[0], step):
-        yield rows[start : start + step].tobytes()
-    yield _TRAILER
+        tail = _TRAILER if start + step >= rows.shape[0] else b""
+        yield b"".join((head, rows[start : start + step].tobytes(), tail))
+        head = b""
 
 
 async def copy_out(
