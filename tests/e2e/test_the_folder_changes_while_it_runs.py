@@ -77,7 +77,7 @@ def stored(ecmc: Any, point: str) -> list[float]:
     return [row["value"] for row in rows if row["value"] is not None]
 
 
-def test_a_device_comes_a_faulty_edit_is_refused_and_no_reading_is_lost(
+def test_a_device_comes_a_faulty_edit_and_another_plant_are_refused_and_no_reading_is_lost(
     ecmc: Any, meter: tuple[int, Counter[int]]
 ) -> None:
     port, served = meter
@@ -101,6 +101,14 @@ def test_a_device_comes_a_faulty_edit_is_refused_and_no_reading_is_lost(
     ecmc.wait_for(lambda: served[1] > before + 5)
     assert served[3] == 0
 
+    # Another plant's folder is refused as well.
+    ecmc.write(plant_yaml=folder(port, 1, 2)["plant_yaml"].replace("plant: editing", "plant: elsewhere"))
+    ecmc.write(points_csv=folder(port, 1, 2)["points_csv"])
+    ecmc.wait_for(lambda: "'elsewhere'" in ecmc.get("/v1/health")["parts"]["plant"]["detail"])
+    assert ecmc.get("/v1/plant")["plant"] == "editing"
+    before = served[1]
+    ecmc.wait_for(lambda: served[1] > before + 3)
+
     # Put right, and a device taken out in the same edit.
     ecmc.write(**folder(port, 1, 3))
     ecmc.wait_for(lambda: served[3] > 5)
@@ -122,17 +130,3 @@ def test_a_device_comes_a_faulty_edit_is_refused_and_no_reading_is_lost(
             f"m{unit}: {sorted(missing)} of {total[unit]} readings were served and are not stored"
         )
     assert stored(ecmc, "m2.energy")[: last - 1] == [float(n) for n in range(1, last)]
-
-
-def test_another_plants_folder_is_refused(ecmc: Any, meter: tuple[int, Counter[int]]) -> None:
-    port, served = meter
-    ecmc.write(**folder(port, 1))
-    ecmc.start()
-    ecmc.write(plant_yaml=folder(port, 1)["plant_yaml"].replace("plant: editing", "plant: elsewhere"))
-    detail = ecmc.wait_for(
-        lambda: (p := ecmc.get("/v1/health")["parts"]["plant"])["status"] != "ok" and p["detail"]
-    )
-    assert "'elsewhere'" in detail
-    assert ecmc.get("/v1/plant")["plant"] == "editing"
-    before = served[1]
-    ecmc.wait_for(lambda: served[1] > before + 3)
