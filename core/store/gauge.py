@@ -2,7 +2,7 @@
 
 A bucket is always made anew from its samples, never added to, so repeated and
 corrected samples cannot bend it. A ledger written with the samples says which
-buckets; it is drained once a minute, for boards that look at days.
+buckets; it is drained every few seconds where that is cheap, and once a minute at least.
 """
 
 from __future__ import annotations

@@ -20,8 +20,10 @@ log = logging.getLogger(__name__)
 
 PART = "retention"
 _DAY_NS = 86_400 * NS_PER_S
-_REFRESH_EVERY_S = 60.0
-_RETAIN_EVERY = 60  # refreshes
+REFRESH_EVERY_S = 5.0  # gauges, where that is cheap
+_REFRESH_SHARE = 1 / 30  # of the time, where it is not
+_REFRESH_AT_LEAST_S = 60.0
+_TIDY_EVERY_S = 3600.0
 _STAYS_DAYS = 7  # of every point, however little disk there is
 
 
@@ -29,16 +31,19 @@ async def keep_store(
     store: PostgresStore, clock: Clock, retention: Callable[[], Retention], health: Health
 ) -> None:
     """Do it until cancelled; a database that is away is tried again the next time."""
-    rounds = 0
+    now_s = asyncio.get_running_loop().time
+    pause_s, tidied_s = REFRESH_EVERY_S, now_s() - _TIDY_EVERY_S + _REFRESH_AT_LEAST_S  # not while it starts
     while True:
-        await asyncio.sleep(_REFRESH_EVERY_S)
+        await asyncio.sleep(pause_s)
         try:
+            began_s = now_s()
             await store.refresh_gauges()
+            pause_s = min(max(REFRESH_EVERY_S, (now_s() - began_s) / _REFRESH_SHARE), _REFRESH_AT_LEAST_S)
             is_scarce = store.room is not None and store.room.is_scarce
-            if rounds % _RETAIN_EVERY == 0 or is_scarce:
+            if now_s() - tidied_s >= (_REFRESH_AT_LEAST_S if is_scarce else _TIDY_EVERY_S):
                 over = await tidy(store, clock.now_ns(), retention())
                 health.report(PART, Status.DEGRADED if over else Status.OK, over)
-            rounds += 1
+                tidied_s = now_s()
         except StoreTrouble as why:
             log.warning("store upkeep put off: %s", why)
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
-from core.clock import parse_rfc3339
+from core.clock import SystemClock, parse_rfc3339
+from core.health import Health
 from core.plant.model import Kind, MqttSource, Plant, Point, Retention
 from core.quality import BAD
 from core.samples import NS_PER_S, PointTable, SampleBatch, sample_batch
 from core.store.postgres import PostgresStore
 from core.store.seam import Correction
-from core.store.upkeep import tidy
+from core.store.upkeep import keep_store, tidy
 
 DAY_NS = 86_400 * NS_PER_S
 NOW_NS = parse_rfc3339("2026-10-29T00:00:00Z")  # a Thursday
@@ -163,3 +166,33 @@ async def test_a_gauges_quarters_are_what_its_samples_say_after_any_change(
     ]
     assert await gauges(store) == [(name, 0, 3, 2.0, 1.0, 3.0), (name, 4500, 1, 5.0, 5.0, 5.0)]
     assert await store.refresh_gauges() == 0
+
+
+@pytest.mark.parametrize(
+    ("refresh_s", "pauses_s"), [(0.01, [5.0, 5.0]), (1.0, [5.0, 30.0]), (9.0, [5.0, 60.0])]
+)
+async def test_open_quarters_are_refreshed_in_seconds_where_that_is_cheap(
+    monkeypatch: pytest.MonkeyPatch, refresh_s: float, pauses_s: list[float]
+) -> None:
+    pauses: list[float] = []
+    now_s = 0.0
+
+    class Busy:
+        room = None
+
+        async def refresh_gauges(self) -> int:
+            nonlocal now_s
+            now_s += refresh_s
+            return 1
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) > 2:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr("core.store.upkeep.asyncio.sleep", sleep)
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now_s)
+    with pytest.raises(asyncio.CancelledError):
+        await keep_store(Busy(), SystemClock(), Retention, Health())  # type: ignore[arg-type]
+
+    assert pauses[:2] == pauses_s
