@@ -9,7 +9,7 @@ reading and the recomputation of ten years are the same call and the same bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,7 +30,7 @@ from core.energy.register import (
     Register,
     Registers,
     decimal_step,
-    power_energy,
+    power_energies,
     since_standing,
 )
 from core.errors import BadRequest
@@ -43,6 +43,7 @@ from core.units import kwh_per_unit
 
 STEP_SPREAD_NS = HOUR_NS  # a coarse register's step is spread over at most this much idle-looking time
 STANDSTILL_NS = HOUR_NS  # how far back a register that stands still is compared with its power
+POWER_READINGS = 500_000  # of power points integrated at once
 _QUANTA = 100  # of the decimal place shown, in an hour without a step: what its true step is nobody said
 _BASES = (Basis.LOCATION, Basis.MARKET)
 
@@ -554,24 +555,26 @@ class Engine:
             )
             self._mark_frozen(energy, columns, metered, edges_ns, before)
             measured[metered.edge] = self._with_medium_and_power(energy, columns, metered, edges_ns)
-        for metered in self._by_power:
-            measured[metered.edge] = self._energy_by_power(columns, metered, edges_ns)
+        for metered, energy in zip(
+            self._by_power, self._powers(columns, self._by_power, edges_ns), strict=True
+        ):
+            measured[metered.edge] = self._with_medium(energy, columns, metered, edges_ns)
         return measured
 
     def _with_medium_and_power(
         self, energy: IntervalEnergy, columns: Columns, metered: _Metered, edges_ns: Times
     ) -> IntervalEnergy:
         """A register's energy by what its medium held, and by its power where the register says nothing."""
-        if metered.edge in self._media:
-            energy = self._of_medium(energy, columns, metered.edge, edges_ns)
+        energy = self._with_medium(energy, columns, metered, edges_ns)
         if metered.power is not None and not np.isfinite(energy.energy_kwh).all():
-            energy = _filled(energy, self._power(columns, metered.power, metered, edges_ns))
+            energy = _filled(energy, self._power(columns, metered, edges_ns))
         return energy
 
-    def _energy_by_power(self, columns: Columns, metered: _Metered, edges_ns: Times) -> IntervalEnergy:
-        energy = self._power(columns, metered.point, metered, edges_ns)
+    def _with_medium(
+        self, energy: IntervalEnergy, columns: Columns, metered: _Metered, edges_ns: Times
+    ) -> IntervalEnergy:
         if metered.edge in self._media:
-            energy = self._of_medium(energy, columns, metered.edge, edges_ns)
+            return self._of_medium(energy, columns, metered.edge, edges_ns)
         return energy
 
     # -- silence --------------------------------------------------------------------------------------------
@@ -650,7 +653,7 @@ class Engine:
                 energy = IntervalEnergy(*(getattr(alone, name)[0] for name in IntervalEnergy.__slots__))
                 energy = self._with_medium_and_power(energy, columns, metered, then_ns)
             else:
-                energy = self._energy_by_power(columns, metered, then_ns)
+                energy = self._with_medium(self._power(columns, metered, then_ns), columns, metered, then_ns)
             known = (
                 np.isfinite(energy.energy_kwh) & (energy.estimated_kwh == 0) & (energy.covered >= 1 - 1e-9)
             )
@@ -735,7 +738,7 @@ class Engine:
         still = (energy.energy_kwh == 0) & (energy.covered > 0)
         if metered.power is None or not still.any():
             return
-        power_kwh = np.nan_to_num(self._power(columns, metered.power, metered, edges_ns).energy_kwh)
+        power_kwh = np.nan_to_num(self._power(columns, metered, edges_ns).energy_kwh)
         register = self._register_of[metered.point]
         step_kwh, standing_ns = self._standing(columns, metered.point, register, edges_ns)
         # Most registers that do not move are between two steps: only those that should have made them are looked at.
@@ -754,7 +757,7 @@ class Engine:
                     batch.time_ns, batch.value, batch.status, starts, hour_ns
                 )
                 counted_kwh = np.concatenate([alone.energy_kwh[0], counted_kwh])
-                power = self._power(earlier, metered.power, metered, hour_ns)
+                power = self._power(earlier, metered, hour_ns)
                 flowed_kwh = np.concatenate([np.nan_to_num(power.energy_kwh), flowed_kwh])
         since_kwh, largest_kwh = since_standing(counted_kwh, flowed_kwh, per_hour)
         ours = slice(-still.size, None)
@@ -775,16 +778,34 @@ class Engine:
         shown = decimal_step(batch.value[last], register.resolution)
         return shown * register.kwh_per_unit, edges_ns[1:] - batch.time_ns[since]
 
-    def _power(self, columns: Columns, point: str, metered: _Metered, edges_ns: Times) -> IntervalEnergy:
-        batch, _ = columns.of([point])
-        return power_energy(
-            batch.time_ns,
-            batch.value * metered.kw_per_unit,
-            batch.status,
-            edges_ns,
-            gap_after_ns=self._gap_after_ns(self.plant.point_by_id[point].period_s),
-            direction=metered.direction,
-        )
+    def _power(self, columns: Columns, metered: _Metered, edges_ns: Times) -> IntervalEnergy:
+        """Energy by the power of a meter that gives power."""
+        (energy,) = self._powers(columns, [metered], edges_ns)
+        return energy
+
+    def _powers(
+        self, columns: Columns, metered: Sequence[_Metered], edges_ns: Times
+    ) -> Iterator[IntervalEnergy]:
+        """Energy by power of one meter after another; in groups, so that memory stays bounded."""
+        points = [one.power for one in metered if one.power is not None]
+        counts = columns.counts(points)
+        group = np.cumsum(counts) // POWER_READINGS
+        for number in np.unique(group).tolist():
+            mine = np.flatnonzero(group == number).tolist()
+            batch, starts = columns.of([points[i] for i in mine])
+            per_unit = np.array(
+                [metered[i].kw_per_unit * (1 if metered[i].direction == "import" else -1) for i in mine]
+            )
+            energy = power_energies(
+                batch.time_ns,
+                batch.value * np.repeat(per_unit, np.diff(starts)),
+                batch.status,
+                starts,
+                edges_ns,
+                np.array([self._gap_after_ns(self._period_s(points[i])) for i in mine], dtype=np.int64),
+            )
+            for row in range(len(mine)):
+                yield IntervalEnergy(*(getattr(energy, name)[row] for name in IntervalEnergy.__slots__))
 
     def _soc_kwh(self, columns: Columns, edges_ns: Times) -> Floats | None:
         """What storages report to hold at each interval's end, kWh: shape (S, T), NaN where no report is fresh."""

@@ -70,6 +70,12 @@ class Columns:
         self._batch = batch
         self._starts = np.searchsorted(batch.point, np.arange(len(batch.points) + 1))
 
+    def counts(self, points: Sequence[str]) -> np.ndarray:
+        """How many readings each of these points has, shape (P,)."""
+        index = self._batch.points.index
+        rows = np.array([index.get(point, -1) for point in points], dtype=np.int64)
+        return np.where(rows < 0, 0, np.append(np.diff(self._starts), 0)[rows])
+
     def of(self, points: Sequence[str]) -> tuple[SampleBatch, np.ndarray]:
         """Readings of these points one after another, and where each begins, shape (P + 1,)."""
         rows = []

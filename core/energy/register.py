@@ -637,21 +637,40 @@ def power_energy(
     """
     if direction not in ("import", "export"):
         raise ValueError(f"direction is import or export, got {direction!r}")
-    _check_columns(time_ns, power_kw, status, np.array([0, time_ns.size]), edges_ns, 1)
+    signed_kw = power_kw if direction == "import" else -power_kw
+    starts, gaps_ns = np.array([0, time_ns.size]), np.array([gap_after_ns])
+    energy = power_energies(time_ns, signed_kw, status, starts, edges_ns, gaps_ns)
+    return IntervalEnergy(energy.energy_kwh[0], energy.covered[0], energy.estimated_kwh[0], energy.mark[0])
+
+
+def power_energies(
+    time_ns: Times, power_kw: Floats, status: Statuses, starts: Rows, edges_ns: Times, gap_after_ns: Times
+) -> IntervalEnergy:
+    """The positive part of many power points, columns of shape (P, T); see `power_energy`.
+
+    Args:
+        time_ns, power_kw, status: Shape (n,), sorted by point, then time.
+        starts: Shape (P + 1,); point p's readings are rows [starts[p], starts[p + 1]).
+        gap_after_ns: Shape (P,).
+    """
+    _check_columns(time_ns, power_kw, status, starts, edges_ns, gap_after_ns.size)
     with np.errstate(over="ignore", invalid="ignore"):
-        energy = _power_energy(time_ns, power_kw, status, edges_ns, gap_after_ns, direction)
+        energy = _power_energies(time_ns, power_kw, status, starts, edges_ns, gap_after_ns)
         return _without_absurd(energy, edges_ns)
 
 
-def _power_energy(
-    time_ns: Times, power_kw: Floats, status: Statuses, edges_ns: Times, gap_after_ns: int, direction: str
+def _power_energies(
+    time_ns: Times, power_kw: Floats, status: Statuses, starts: Rows, edges_ns: Times, gap_after_ns: Times
 ) -> IntervalEnergy:
     usable = (status >= 0) & np.isfinite(power_kw)
-    time_ns, unsure = time_ns[usable], status[usable] >= UNCERTAIN_FROM
-    power_kw = power_kw[usable] if direction == "import" else -power_kw[usable]
-    segment = np.flatnonzero(np.diff(time_ns) <= gap_after_ns)
+    time_ns, power_kw, unsure = time_ns[usable], power_kw[usable], status[usable] >= UNCERTAIN_FROM
+    starts = np.concatenate(([0], np.cumsum(usable)))[starts]
+    points, intervals = gap_after_ns.size, edges_ns.size - 1
+    shape, cells = (points, intervals), points * intervals
+    owner = np.repeat(np.arange(points), np.diff(starts))
+    segment = np.flatnonzero((np.diff(time_ns) <= gap_after_ns[owner[:-1]]) & (owner[1:] == owner[:-1]))
     begin_ns, end_ns = time_ns[segment], time_ns[segment + 1]
-    piece, cell, low_ns, high_ns = _overlaps(begin_ns, end_ns, np.zeros_like(segment), edges_ns, 1)
+    piece, cell, low_ns, high_ns = _overlaps(begin_ns, end_ns, owner[segment], edges_ns, points)
     segment = segment[piece]
     start_ns, start_kw = time_ns[segment], power_kw[segment]
     slope = (power_kw[segment + 1] - start_kw) / (time_ns[segment + 1] - start_ns)
@@ -663,13 +682,12 @@ def _power_energy(
         low, high = at_low[crossing], at_high[crossing]
         mean_kw[crossing] = 0.5 * np.maximum(low, high) ** 2 / np.abs(high - low)
     seen_ns = (high_ns - low_ns).astype(np.float64)
-    intervals = edges_ns.size - 1
-    energy = _summed(cell, mean_kw * (seen_ns / NS_PER_HOUR), intervals)
-    energy[np.bincount(cell, minlength=intervals) == 0] = np.nan
+    energy = _summed(cell, mean_kw * (seen_ns / NS_PER_HOUR), cells)
+    energy[np.bincount(cell, minlength=cells) == 0] = np.nan
     sure = ~(unsure[segment] | unsure[segment + 1])
-    covered_ns = _summed(cell[sure], seen_ns[sure], intervals)
-    mark = np.where(np.isnan(energy), Mark.NONE, Mark.POWER).astype(np.int16)
-    return IntervalEnergy(energy, covered_ns / np.diff(edges_ns), np.zeros(intervals), mark)
+    covered_ns = _summed(cell[sure], seen_ns[sure], cells).reshape(shape)
+    mark = np.where(np.isnan(energy), Mark.NONE, Mark.POWER).astype(np.int16).reshape(shape)
+    return IntervalEnergy(energy.reshape(shape), covered_ns / np.diff(edges_ns), np.zeros(shape), mark)
 
 
 def since_standing(register_kwh: Floats, power_kwh: Floats, back: int) -> tuple[Floats, Floats]:

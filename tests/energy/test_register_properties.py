@@ -10,6 +10,7 @@ from core.energy.register import (
     Register,
     Registers,
     power_against_register,
+    power_energies,
     power_energy,
     since_standing,
 )
@@ -174,6 +175,26 @@ def test_import_less_export_is_the_net_integral(seed: int) -> None:
 
     net = np.trapezoid(power, time_ns / (3600 * NS_PER_S) - time_ns[0] / (3600 * NS_PER_S))
     np.testing.assert_allclose(taken - given_back, net, rtol=1e-6, atol=1e-6)
+
+
+@FEW
+@given(SEEDS)
+def test_many_powers_at_once_give_the_bits_of_each_alone(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    streams = [stream(seed + i, trouble=bool(i % 2)) for i in range(3)]
+    streams.insert(int(rng.integers(4)), tuple(column[:0] for column in streams[0]))  # one that never spoke
+    powers = [value - rng.uniform(0, 5000) for _, value, _ in streams]
+    gaps_ns = rng.integers(5, 300, 4) * NS_PER_S
+    edges_ns = START + np.arange(121) * BASE
+    starts = np.concatenate(([0], np.cumsum([one[0].size for one in streams])))
+    times, statuses = (np.concatenate([one[i] for one in streams]) for i in (0, 2))
+
+    together = power_energies(times, np.concatenate(powers), statuses, starts, edges_ns, gaps_ns)
+
+    for row, (one, power) in enumerate(zip(streams, powers, strict=True)):
+        alone = power_energy(one[0], power, one[2], edges_ns, gap_after_ns=int(gaps_ns[row]))
+        for name in ("energy_kwh", "covered", "mark"):
+            np.testing.assert_array_equal(getattr(together, name)[row], getattr(alone, name))
 
 
 def test_power_is_never_integrated_across_a_gap() -> None:
