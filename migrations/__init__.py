@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from core.errors import StoreRefused
+from core.store.claim import CLAIM
 from core.store.refusal import refusals
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 OLDEST_SERVER = 150000  # date_bin, security of views, MERGE
-_LOCK = 0x65636D63  # one migration at a time
+_LOCK = 0x65636D6D  # one migration at a time
 _FOLDER = Path(__file__).parent
 REVISIONS = sorted(path.name.split("_")[0] for path in (_FOLDER / "versions").glob("[0-9]*.py"))
 HEAD = REVISIONS[-1]
@@ -32,7 +33,8 @@ async def migrate(dsn: str, to: str = HEAD, finished: bool = True) -> None:
         finished: Refuse a database that `ecmc migrate` has not filled yet.
 
     Raises:
-        StoreRefused: Wrong password, missing rights, a server too old, foreign or newer tables in the way.
+        StoreRefused: Wrong password, missing rights, a server too old, foreign or newer tables in the way, or an ecmc
+            of an older version that computes on it.
         StoreUnavailable: The server does not answer.
     """
     with refusals():
@@ -134,6 +136,15 @@ def _upgrade(connection: Connection, to: str) -> None:
     from alembic.config import Config
 
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+    if connection.exec_driver_sql("SELECT to_regclass('ecmc.alembic_version')").scalar() is not None:
+        revision = connection.exec_driver_sql("SELECT version_num FROM ecmc.alembic_version").scalar()
+        if revision is not None and revision >= to:  # somebody else was faster
+            return
+        if not connection.exec_driver_sql(f"SELECT pg_try_advisory_xact_lock({CLAIM})").scalar():
+            raise StoreRefused(
+                f"an ecmc of an older version (schema {revision}, this one wants {to}) computes on this database: stop"
+                " it first, then start the new one"
+            )
     for schema in ("ecmc", "board"):
         connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {schema}")
     config = Config()

@@ -12,6 +12,7 @@ from alembic.script import ScriptDirectory
 
 import migrations
 from core.errors import StoreRefused, StoreUnavailable
+from core.store.claim import CLAIM
 from migrations import migrate
 
 
@@ -58,6 +59,28 @@ def test_migrating_twice_at_once_makes_one_schema(empty: str) -> None:
         await asyncio.gather(migrate(empty), migrate(empty))
 
     asyncio.run(both())
+
+    assert fetch(empty, "SELECT version_num FROM ecmc.alembic_version") == [migrations.HEAD]
+
+
+def test_under_an_older_ecmc_that_computes_the_schema_stays(empty: str) -> None:
+    """Waiting for it would be for ever, and changing the tables beneath it worse."""
+
+    async def beside_a_running_one() -> None:
+        await migrate(empty, to="0001")
+        running = await asyncpg.connect(empty)
+        await running.execute(f"SELECT pg_advisory_lock({CLAIM})")
+        try:
+            with pytest.raises(StoreRefused, match=r"an ecmc of an older version .* computes"):
+                await asyncio.wait_for(migrate(empty), 30)
+        finally:
+            await running.close()
+        assert await asyncio.to_thread(fetch, empty, "SELECT version_num FROM ecmc.alembic_version") == [
+            "0001"
+        ]
+        await migrate(empty)
+
+    asyncio.run(beside_a_running_one())
 
     assert fetch(empty, "SELECT version_num FROM ecmc.alembic_version") == [migrations.HEAD]
 
