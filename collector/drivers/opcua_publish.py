@@ -92,7 +92,7 @@ class Publisher:
                 else:
                     await self._take(answer)
         except (OSError, DeviceUnreachable) as why:
-            self._lost(f"link lost: {why}")
+            self._lost(f"link lost: {said(why)}")
         except Exception as why:  # of bytes that are no such message anything can come
             self._lost(f"publish answer: {said(why)}")
 

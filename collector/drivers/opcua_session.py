@@ -34,7 +34,7 @@ from core.plant.model import Connection
 logging.getLogger("asyncua").setLevel(logging.CRITICAL)
 
 SESSION_TIMEOUT_S: Final = 120
-WATCHDOG_S: Final = 5.0
+WATCHDOG_S: Final = 10.0
 
 T = TypeVar("T")
 _MODES: Final = {
@@ -130,7 +130,7 @@ class Session:
         await self._secure(client)
 
         async def link_lost(why: Exception) -> None:
-            lost(f"link lost: {why or type(why).__name__}")
+            lost(f"link lost: {said(why)}")
 
         client.connection_lost_callback = link_lost
         await client.connect()

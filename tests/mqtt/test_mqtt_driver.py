@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from collector.drivers.mqtt import MqttDriver
-from collector.spool import Spool
-from collector.supervise import Backoff, Link
 from core import quality
 from core.clock import rfc3339
 from core.errors import DeviceRefused, DeviceUnreachable
-from core.health import Health
 from core.plant.model import MqttSource, Plant
 from core.samples import NS_PER_S
 
@@ -248,50 +244,6 @@ async def test_a_burst_of_old_records_newest_first_lands_at_their_times(
     assert sorted((row[1], row[2]) for row in rows) == [
         (start + k * 60 * NS_PER_S, float(k)) for k in range(120)
     ]
-
-
-async def test_a_broker_away_is_marked_once_and_reception_resumes(
-    broker: Any, gateway_to: Callable[[int], Any], plant_of: Callable[..., Plant], tmp_path: Path
-) -> None:
-    plant = plant_of(broker.port, POWER)
-    driver, health = MqttDriver(plant, plant.connections[0]), Health()
-    async with Spool(tmp_path / "spool") as spool:
-        backoff = Backoff(base_s=0.1, cap_s=0.2)
-        link = Link(driver, spool, health, asyncio.Semaphore(20), backoff)
-        task = asyncio.create_task(link.run())
-        rows: Rows = []
-
-        async def until(done: Callable[[], object]) -> None:
-            async with asyncio.timeout(8):
-                while not done():
-                    try:
-                        batch, _ = await asyncio.wait_for(spool.read(1000), 0.2)
-                    except TimeoutError:
-                        continue
-                    columns = (batch.names(), batch.time_ns.tolist(), batch.value.tolist())
-                    rows.extend(zip(*columns, batch.status.tolist(), strict=True))
-
-        async def say(value: float) -> None:
-            gateway = await asyncio.to_thread(gateway_to, broker.port)
-            await asyncio.to_thread(gateway.publish, "plant/m1", message(value, at(0)))
-            await asyncio.to_thread(gateway.close)
-
-        await until(lambda: driver.devices()["gw"].up)
-        await say(1.0)
-        await until(lambda: rows)
-        await asyncio.to_thread(broker.stop)
-        await until(lambda: rows[-1][3] < 0)
-        assert "link lost" in driver.devices()["gw"].detail or not driver.devices()["gw"].up
-        await asyncio.sleep(1.0)
-        await asyncio.to_thread(broker.start)
-        await until(lambda: driver.devices()["gw"].up)
-        await say(2.0)
-        await until(lambda: rows[-1][3] == quality.GOOD)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-    assert [row[3] for row in rows] == [quality.GOOD, quality.BAD_NO_COMMUNICATION, quality.GOOD]
-    assert rows[-1][2] == 2.0
 
 
 async def test_a_wrong_password_is_a_refusal_and_the_right_one_is_taken(

@@ -353,7 +353,7 @@ async def test_no_packet_ecmc_sends_a_broker_publishes_anything(
     broker: Any, gateway: Any, plant_of: Callable[..., Plant], version: str
 ) -> None:
     async with Wire(broker.port) as wire:
-        plant = plant_of(wire.port, ELSEWHERE, version=version, qos=2, keep_alive_s=1)
+        plant = plant_of(wire.port, ELSEWHERE, version=version, qos=2, keep_alive_s=2)
         async with MqttDriver(plant, plant.connections[0]) as driver:
             for qos in (0, 1, 2):
                 await asyncio.to_thread(gateway.publish, "plant/m1", message(float(qos), start_ns(qos)), qos)
