@@ -63,7 +63,10 @@ class Periods:
         A period without data is unknown, not zero. The market-based scope 2 stands as the ledger of green
         electricity leaves it.
         """
-        sums = await self._metered(start_ns, end_ns, method_set)
+        sums = replace(
+            await self._metered(start_ns, end_ns, method_set),
+            hourly_match=await self._hourly_match(start_ns, end_ns),
+        )
         if self._registers is None:
             return sums
         sums = await self._with_registered(self._registers, sums, start_ns, end_ns)
@@ -186,7 +189,6 @@ class Periods:
             emissions_kg=emissions,
             exported_kg=exported,
             collected_share=_collected(plant, edges),
-            hourly_match=await self._hourly_match(start_ns, end_ns),
             days=(end_ns - start_ns) / _DAY_NS,
         )
 
@@ -329,8 +331,9 @@ def _summed(series: Series, column: str) -> dict[str, float]:
 def _hourly(series: Series, names: Sequence[str], hours: np.ndarray) -> Floats:
     """Sum of these edges by hour; an hour an edge says nothing about is unknown."""
     total = np.zeros(hours.size)
+    every = np.array(series.name, dtype=np.str_)
     for name in names:
-        rows = [i for i, other in enumerate(series.name) if other == name]
+        rows = every == name
         column = np.full(hours.size, np.nan)
         column[np.searchsorted(hours, series.start_ns[rows])] = series.columns["energy_kwh"][rows]
         total += column

@@ -19,7 +19,7 @@ from api.table import InMedia, Sheet, download
 from api.window import moment_ns, period_span
 from core.carbon.factor_row import FactorRow, published_ns
 from core.carbon.green_power import fossil_remainder_kg
-from core.carbon.indicators import schemes, trajectory
+from core.carbon.indicators import ELECTRICITY, schemes, trajectory
 from core.carbon.method import METHOD_SET_IDS, method_of
 from core.carbon.method import MethodSet as MethodSetRules
 from core.carbon.sector import sectors
@@ -28,6 +28,7 @@ from core.clock import rfc3339
 from core.errors import BadRequest
 from core.footprint import BatchFootprint
 from core.inventory import Standing
+from core.plant.model import NodeKind, Origin, Plant
 from core.registers.monte_carlo import MonteCarloRuns, Run
 from core.results import Basis
 
@@ -272,6 +273,8 @@ async def footprints(
             "unknown_hours": found.unknown_hours,
             **asdict(made.standing(services.library(), basis, 1, 2)),
             "life_cycle_factor": found.product.life_cycle_factor,
+            "cbam_counts_bought_heat_as_indirect": found.product.cbam_sector is not None
+            and _buys_heat(plant),
             "design": "designed toward ISO 14067:2018 and GB/T 24067-2024; gate to gate",
         }
     )
@@ -413,6 +416,17 @@ async def trajectory_to_final(
 
 def _standing(name: str, standing: Standing) -> dict[str, Any]:
     return {f"{name}_{key}": value for key, value in asdict(standing).items()}
+
+
+def _buys_heat(plant: Plant) -> bool:
+    """Heat or cooling bought across the fence, which CBAM counts as direct and the scopes here as indirect."""
+    return any(
+        node.kind is NodeKind.SOURCE
+        and node.origin is Origin.PURCHASED
+        and node.fuel is None
+        and node.carrier != ELECTRICITY
+        for node in plant.nodes
+    )
 
 
 def _runs(services: Services) -> MonteCarloRuns:
