@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 _READ = ("samples", "correction", "event")  # reasons that change what readings say
 OPEN_INTERVAL_EVERY_NS = 10 * NS_PER_S  # how often an interval still filling is written, at most
 OPEN_INTERVAL_SHARE = 0.05  # of the time: what that may take, so that a large plant's is written less often
+LONG_ROUND_S = 0.5
 GATHER_S = 15.0  # the longest that a round waits for rows still coming
 LONG_RANGE_NS = 24 * HOUR_NS  # a longer dirty range is taken whole, without reading all that is in it
 CHUNK_HOURS = 7 * 24  # the longest window computed at once, and
@@ -132,13 +133,16 @@ class Pipeline:
                     await asyncio.sleep(0.2)  # let a burst of commits gather
 
     async def _gather(self, spent_s: float) -> None:
-        """While rows keep coming, wait twice as long as a round took: an hour caught up is not computed over and over."""
+        """After a long round wait twice as long while rows keep coming: an hour caught up is not computed over and
+        over. Nothing but samples is waited for."""
+        if spent_s < LONG_ROUND_S:
+            return
         loop = asyncio.get_running_loop()
         until, newest = loop.time() + min(2 * spent_s, GATHER_S), -1
         while (left_s := until - loop.time()) > 0:
-            await asyncio.sleep(min(left_s, 0.5))
+            await asyncio.sleep(min(left_s, LONG_ROUND_S))
             ranges = await self._store.dirty()
-            if not ranges or ranges[-1].id == newest:
+            if not ranges or ranges[-1].id == newest or any(r.reason != "samples" for r in ranges):
                 return
             newest = ranges[-1].id
 

@@ -541,8 +541,8 @@ class PostgresStore:
 
 
 def _names(sums: Sums, ids: npt.NDArray[np.int32], names: Sequence[str]) -> tuple[str, ...]:
-    name_of = dict(zip(ids.tolist(), names, strict=True))
-    return tuple(name_of[i] for i in sums.keys[:, 0].tolist())
+    found: list[str] = np.array(names, dtype=object)[_places(sums.keys[:, 0], ids)].tolist()
+    return tuple(found)
 
 
 def _places(ids: npt.NDArray[np.int64], among: npt.NDArray[np.int32]) -> Indices:
