@@ -216,7 +216,11 @@ async def recompute_window(
         for name, figure in made.figures.items()
     ]
     resumed = (
-        [] if made.resumed_ns is None else [f"went on at {rfc3339(made.resumed_ns)}, where it was broken off"]
+        []
+        if made.resumed_ns is None
+        else [
+            f"went on at {rfc3339(made.resumed_ns)}, where it was broken off: what changed before is not counted"
+        ]
     )
     return [
         *lines,

@@ -138,6 +138,15 @@ async def test_a_repeated_reading_changes_no_closed_figure(works: Any, readings:
             r"energy e-grid energy_kwh at 2026-03-02T05:15:00Z: .* is stored",
         ),
         (
+            "UPDATE ecmc.emission_block SET emissions_kg[3] = emissions_kg[3] - 1 WHERE emissions_kg[3] > 5 AND"
+            " node_id = (SELECT id FROM ecmc.node WHERE name = 'press') AND hour = '2026-03-02T05:00:00Z'",
+            r"emission press 2 .* emissions_kg at 2026-03-02T05:30:00Z: .* is stored",
+        ),
+        (
+            "UPDATE ecmc.stock SET kwh = kwh + 1 WHERE hour = '2026-03-02T06:00:00Z'",
+            r"day 2026-03-02 revision 1: .* at 2026-03-02T06:00:00Z: .* is stored",
+        ),
+        (
             "UPDATE ecmc.energy_1h SET energy_kwh = energy_kwh * 1.01 WHERE start = '2026-03-02T05:00:00Z'",
             r"energy_1h e-.* at 2026-03-02T05:00:00Z is not the sum of its base intervals",
         ),
