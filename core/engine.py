@@ -834,8 +834,8 @@ class Engine:
         columns: dict[object, FactorColumn] = {}  # many sources are of one kind
         for row, at in enumerate(self._sources):
             node = plant.nodes[at]
-            scope = scope_of_source(node)
             for method in self.methods:
+                scope = scope_of_source(node, method)
                 for basis in _BASES:
                     kind = node.factor, node.fuel is None, scope, method.id, basis
                     if kind not in columns:

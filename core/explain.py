@@ -686,7 +686,7 @@ class _NodeOpening:
         time_ns = self._opened.time_ns
         kwh = sum((self._opened.kwh(e) for e in edges), np.zeros(time_ns.size))
         self._columns.append((node.id, kwh, self._opened.brought_kg(node.id)))
-        if node.fuel is not None or self._opened.flow.scope != scope_of_source(node):
+        if node.fuel is not None or self._opened.flow.scope != scope_of_source(node, self._method):
             item = self._item("factor", node.id, kwh, np.zeros(time_ns.size), edges, keep=False)
             return [replace(item, start=rfc3339(self._opened.start_ns), end=rfc3339(self._opened.end_ns))]
         kg_per_kwh, row_ids = np.empty(time_ns.size), list[str | None]()

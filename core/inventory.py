@@ -578,7 +578,7 @@ class Inventories:
     ) -> list[Line]:
         """What a source brings in, by scope; a scope in which it never brings anything has no line."""
         out = [edge for edge in self._plant.edges if edge.source == node.id]
-        own = scope_of_source(node)
+        own = scope_of_source(node, method)
         stated = (node.id, str(node.factor)) if node.factor is not None else (node.id,)
         asked = method, basis.value, rows, self._plant.zone, self._plant.region, self._library
         standing = stand_ins(node, *asked)

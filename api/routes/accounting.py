@@ -274,6 +274,7 @@ async def footprints(
             **asdict(made.standing(services.library(), basis, 1, 2)),
             "life_cycle_factor": found.product.life_cycle_factor,
             "cbam_counts_bought_heat_as_indirect": found.product.cbam_sector is not None
+            and not method_of(plant, method).heat_is_direct
             and _buys_heat(plant),
             "design": "designed toward ISO 14067:2018 and GB/T 24067-2024; gate to gate",
         }
@@ -496,6 +497,7 @@ def _method(method: MethodSetRules) -> dict[str, Any]:
         "tce_basis": method.tce_basis.value,
         "nets_sold_energy": method.nets_sold_energy,
         "other_gases": method.other_gases,
+        "heat_is_direct": method.heat_is_direct,
     }
 
 

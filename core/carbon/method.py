@@ -69,6 +69,7 @@ class MethodSet:
         market: Grid factors of the market basis for what no contract or certificate covers, the first
             that is published for the region's country.
         tce_basis: The basis its energy figures in tce stand on.
+        heat_is_direct: Whether bought heat and cooling count as direct emissions, wherever they were made.
         nets_sold_energy: Whether sold electricity and heat are subtracted.
     """
 
@@ -83,6 +84,7 @@ class MethodSet:
     tce_basis: TceBasis
     nets_sold_energy: bool
     other_gases: bool = False
+    heat_is_direct: bool = False
 
     def __post_init__(self) -> None:
         if not self.edition:
@@ -132,6 +134,8 @@ def read_method_sets(content: bytes, file: str) -> dict[str, MethodSet]:
             record.fault("location", f"location is {' '.join(location)!r}, wanted one grid factor")
         market = tuple(_grid_rule(record, "market", word) for word in record.text("market").split())
         scopes = record.text("scopes").split()
+        if record.optional("heat") not in (None, "direct", "indirect"):
+            record.fault("heat", f"heat is {record.optional('heat')!r}, wanted direct or indirect")
         if any(word not in ("1", "2") for word in scopes):
             record.fault("scopes", f"scopes is {' '.join(scopes)!r}, wanted some of 1 2")
         found[id_] = MethodSet(
@@ -145,6 +149,7 @@ def read_method_sets(content: bytes, file: str) -> dict[str, MethodSet]:
             location=_grid_rule(record, "location", (location or [""])[0]),
             market=market,
             tce_basis=TceBasis(_one_of(record, "tce_basis", tuple(TceBasis))),
+            heat_is_direct=record.optional("heat") == "direct",
             nets_sold_energy=_YES.get(_one_of(record, "nets_sold_energy", tuple(_YES)), False),
         )
     sheet.raise_faults()
@@ -197,9 +202,11 @@ def method_of(plant: Plant, method_set_id: str) -> MethodSet:
     return plant.own_method_sets.get(method_set_id) or method_set(method_set_id)
 
 
-def scope_of_source(node: Node) -> Scope:
-    """Where what a source brings in is counted."""
-    return Scope.DIRECT if node.origin is Origin.OWN else Scope.ENERGY_INDIRECT
+def scope_of_source(node: Node, method: MethodSet) -> Scope:
+    """Where a method set counts what a source brings in."""
+    if node.origin is Origin.OWN or (method.heat_is_direct and node.carrier != "electricity"):
+        return Scope.DIRECT
+    return Scope.ENERGY_INDIRECT
 
 
 def source_factors(
@@ -228,7 +235,7 @@ def source_factors(
     """
     if node.fuel is not None:
         return FactorColumn(np.zeros(time_ns.shape), (), np.zeros(time_ns.shape, dtype=np.bool_))
-    if scope_of_source(node) not in method.scopes:
+    if scope_of_source(node, method) not in method.scopes:
         return constant_column(0.0, f"out-of-scope:{method.id}", time_ns)
     if node.factor is None:
         return unknown_column(time_ns)

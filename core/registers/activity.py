@@ -177,6 +177,8 @@ def activity_carbon(
         return ActivityCarbon(scope, kg, rows=(row,))
     told = row.quantity if row.quantity in ("electricity", "heat") else ""
     carrier = activity.carrier or told or ("electricity" if activity.unit.endswith("Wh") else "heat")
+    if activity.scope is None and carrier != "electricity" and method.heat_is_direct:
+        scope = Scope.DIRECT
     return ActivityCarbon(
         scope, kg, rows=(row,), carrier=carrier, energy_kwh=activity.amount * PER_UNIT[activity.unit]
     )
@@ -206,6 +208,8 @@ def _process_carbon(activity: Activity, method: MethodSet, library: FactorLibrar
         return ActivityCarbon(scope, 0.0, removed_kg=kg, rows=rows)
     if process.heat_gj is None:
         return ActivityCarbon(scope, kg, rows=rows)
+    if activity.scope is None and method.heat_is_direct:
+        scope = Scope.DIRECT
     heat_kwh = process.heat_gj(activity.amount, activity.details, library) / GJ_PER_KWH
     return ActivityCarbon(scope, kg, rows=rows, carrier="heat", energy_kwh=heat_kwh)
 

@@ -17,13 +17,15 @@ from core.carbon.method import (
     combustion_kg_per_kwh,
     method_set,
     read_method_sets,
+    scope_of_source,
     source_factors,
     stand_ins,
 )
 from core.clock import parse_rfc3339
 from core.errors import BadRequest, FaultyInput
 from core.plant.model import Node, NodeKind, Origin
-from core.results import Basis
+from core.registers.activity import Activity, ActivityKind, activity_carbon
+from core.results import Basis, Scope
 
 NOW_NS = parse_rfc3339("2026-11-01T00:00:00Z")
 OCTOBER_NS = np.array([parse_rfc3339("2026-10-01T00:00:00Z")], np.int64)
@@ -228,3 +230,25 @@ def test_where_the_hourly_series_says_nothing_the_annual_factor_holds_marked(
     assert column.row_ids[-1] == "grid_cn:CN-CQ:2023:average"
     asked = method_set("in-house"), Basis.LOCATION, column.row_ids, zone, "CN-CQ", own
     assert stand_ins(replace(GRID, factor="hourly"), *asked) == ("grid_cn:CN-CQ:2023:average",)
+
+
+def test_cbam_counts_bought_heat_as_direct_and_the_others_as_indirect() -> None:
+    steam = Node("steam", NodeKind.SOURCE, "steam", Origin.PURCHASED, "heat:heat_cn")
+    scopes = {name: scope_of_source(steam, method_set(name)) for name in METHOD_SET_IDS}
+
+    assert scopes.pop("cbam") is Scope.DIRECT
+    assert set(scopes.values()) == {Scope.ENERGY_INDIRECT}
+    assert scope_of_source(GRID, method_set("cbam")) is Scope.ENERGY_INDIRECT
+
+
+def test_heat_on_an_invoice_follows_the_same_rule(library: FactorLibrary, zone: ZoneInfo) -> None:
+    by_factor = Activity(ActivityKind.FACTOR, "heat:heat_cn", 10, "GJ")
+    by_formula = Activity(ActivityKind.PROCESS, "hot-water", 10, "t", details={"temperature_c": 70})
+    power = Activity(ActivityKind.FACTOR, "grid_cn:CN:average", 10, "kWh")
+
+    def scopes(method: str) -> list[int]:
+        asked = int(OCTOBER_NS[0]), NOW_NS, method_set(method), zone, library
+        return [activity_carbon(one, *asked).scope for one in (by_factor, by_formula, power)]
+
+    assert scopes("cbam") == [1, 1, 2]
+    assert scopes("ghg-protocol") == [2, 2, 2]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from core.carbon.accounting import fuel_heat_kgco2
+from core.carbon.accounting import clinker_kgco2, fuel_heat_kgco2
 from core.carbon.green_power import GreenPower, location_based_kg, market_based_kg, non_fossil
+from core.carbon.product import CbamSector, specific_embedded
 
 BTU_GJ = 1.05505585262e-6
 C_TO_CO2 = 44 / 12
@@ -35,3 +36,15 @@ def test_natural_gas_of_the_californian_inventory(scf: float, btu_per_scf: float
     tonnes = fuel_heat_kgco2(scf, btu_per_scf * BTU_GJ, carbon_t_per_gj) / 1000
 
     assert tonnes == pytest.approx(stated_t, rel=2e-3)
+
+
+def test_clinker_of_sixty_five_per_cent_lime() -> None:
+    """IPCC 2006 Guidelines, volume 3, chapter 2: 0.51 t CO2 a tonne of clinker with 65 % CaO, all from carbonate."""
+    assert clinker_kgco2(1, 0.65, 0.0) / 1000 == pytest.approx(0.51, abs=0.005)
+
+
+def test_a_hundred_tonnes_of_steel() -> None:
+    """academy.emitwise.com on embedded emissions: 200 t CO2e for 100 t of steel are 2 t a tonne."""
+    good = specific_embedded("7208", CbamSector.IRON_AND_STEEL, 100, 200_000, None)
+
+    assert good.see_t_per_t == 2.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,22 @@ def test_a_tonne_of_steam_is_worth_what_its_state_says(tmp_path: Path, medium: s
     result = hour_of(plant_of(tmp_path, STEAM_NODES, edges, MASS), steam__mass=2.0)
 
     assert kwh(result, "e") == pytest.approx(2000 * (kj_per_kg - FEED_WATER) / 3600, rel=1e-9)
+
+
+def test_bought_steam_reaches_the_dryer_as_direct_where_the_method_set_counts_it_so(tmp_path: Path) -> None:
+    edges = "    - {id: e, from: park, to: dryer, meter: steam.mass, medium: {pressure_mpa: 0.7}}\n"
+    plant = replace(plant_of(tmp_path, STEAM_NODES, edges, MASS), method_sets=("ghg-protocol", "cbam"))
+
+    result = hour_of(plant, steam__mass=2.0)
+
+    dryer = result.emissions_kg[result.nodes.index("dryer")].sum(axis=-1)
+    kg = {
+        (flow.method_set, flow.scope): dryer[f]
+        for f, flow in enumerate(result.flows)
+        if flow.basis == "location"
+    }
+    assert kg["cbam", 1] == kg["ghg-protocol", 2] > 0
+    assert kg["cbam", 2] == kg["ghg-protocol", 1] == 0
 
 
 def test_measured_pressure_and_temperature_are_followed_interval_by_interval(tmp_path: Path) -> None:
