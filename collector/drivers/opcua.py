@@ -98,6 +98,9 @@ class _Group:
     id: int = 0
     heard_s: float = 0.0  # monotonic
     vouched_ns: int = 0
+    collected_ns: int | None = (
+        None  # when the first of several messages was sent, till the last of them has come
+    )
     slots: list[int] = field(default_factory=list)  # monitored
 
 
@@ -371,12 +374,13 @@ class OpcuaDriver:
             self._take_values(values, arrival_ns, polled=False)
         for code in answer.statuses:
             self._lose(f"subscription ended: {ua.StatusCode(code).name}")
+        if group.collected_ns is None:
+            is_plausible = plausible(answer.published_ns, arrival_ns)
+            group.collected_ns = answer.published_ns if is_plausible else arrival_ns
         if not answer.more:
-            published_ns = answer.published_ns
-            if not plausible(published_ns, arrival_ns):
-                published_ns = arrival_ns
-            known_ns = published_ns - int((group.sampling_s + CLOCK_TOLERANCE_S) * NS_PER_S)
+            known_ns = group.collected_ns - int((group.sampling_s + CLOCK_TOLERANCE_S) * NS_PER_S)
             group.vouched_ns = max(group.vouched_ns, known_ns)
+            group.collected_ns = None
         self._arrived.set()
 
     def _heartbeats(self) -> Iterator[SampleBatch]:
