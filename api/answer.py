@@ -128,7 +128,7 @@ class EmissionRow(BaseModel):
     emissions_kgco2e: float | None
     coverage: float
     shift: str | None = None  # with bucket=shift
-    uncertainty: float | None = None  # this and what follows from buckets of a day on, or when asked for
+    uncertainty: float | None = None  # this and what follows from buckets of a month on, or when asked for
     factors: list[str] = []
     levels: list[str] = []
     unverified: bool = False

@@ -24,7 +24,7 @@ from core.store.seam import Series
 
 router = APIRouter(prefix="/v1", tags=["energy and carbon"])
 
-_OF_REPORTS = ("1d", "1mo", "1y")
+_OF_REPORTS = ("1mo", "1y")
 Edges = Annotated[list[str], Query(alias="edge", description="Edge id; all edges where none is given.")]
 Nodes = Annotated[
     list[str], Query(alias="node", description="Node id or `site`; all nodes where none is given.")
@@ -57,7 +57,7 @@ async def emissions(
         bool | None,
         Query(
             alias="uncertainty",
-            description="Uncertainty and factor rows with each row; default from buckets of a day on.",
+            description="Uncertainty and factor rows with each row; default from buckets of a month on.",
         ),
     ] = None,
 ) -> Json:

@@ -121,7 +121,9 @@ async def test_indicators_say_how_sure_their_emissions_are(office: Any) -> None:
     assert len(list(csv.DictReader(io.StringIO(as_csv.text.removeprefix(chr(0xFEFF)))))) == len(rows)
 
 
-async def test_emissions_of_days_and_longer_say_how_sure_they_are_and_what_they_stand_on(office: Any) -> None:
+async def test_emissions_of_months_and_longer_say_how_sure_they_are_and_what_they_stand_on(
+    office: Any,
+) -> None:
     october = {"start": "2026-09-30T16:00:00Z", "end": "2026-10-31T16:00:00Z"}
     asked = {**october, "node": ["site", "boiler", "press"], "bucket": "1mo"}
     rows = (await office.http.get("/v1/emissions", params=asked)).json()
