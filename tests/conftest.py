@@ -79,6 +79,10 @@ class Databases:
         """Take a database away where its server outlives the tests."""
         asyncio.run(self._execute(f"DROP DATABASE {dsn.rsplit('/', 1)[1]} WITH (FORCE)"))
 
+    def drop_template(self) -> None:
+        if self._template is not None:
+            self.drop(self._of(self._template))
+
     async def _new(self) -> str:
         if self._template is None:
             self._template = await self._create("template0")

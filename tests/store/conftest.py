@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
@@ -101,7 +102,9 @@ def store_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @cache
 def timescale_databases(kind: type[Any], dsn: str) -> Any:
-    return kind(dsn)
+    made = kind(dsn)
+    atexit.register(made.drop_template)  # its server outlives the tests
+    return made
 
 
 @pytest.fixture
