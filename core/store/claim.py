@@ -38,6 +38,7 @@ class EngineClaim:
             try:
                 taken = await connection.fetchval("SELECT pg_try_advisory_lock($1)", CLAIM)
             except BaseException:
+                connection.terminate()  # whether it holds the claim nobody knows
                 await self._pool.release(connection)
                 raise
             if not taken:
@@ -61,8 +62,11 @@ class EngineClaim:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        with contextlib.suppress(Exception):  # a dead connection has let go by itself
-            await connection.execute("SELECT pg_advisory_unlock($1)", CLAIM)
+        try:
+            await connection.execute("SELECT pg_advisory_unlock($1)", CLAIM, timeout=5)
+        except Exception:  # a dead connection has let go by itself
+            with contextlib.suppress(Exception):
+                connection.terminate()
         with contextlib.suppress(Exception):
             await self._pool.release(connection)
 

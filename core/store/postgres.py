@@ -97,6 +97,7 @@ class PostgresStore:
                 command_timeout=_COMMAND_TIMEOUT_S,
                 server_settings=_SESSION,
                 init=writer.prepare,
+                reset=_left,
             )
             async with pool.acquire() as connection:
                 tier = await tier_of(cast("Connection", connection))
@@ -538,6 +539,13 @@ class PostgresStore:
         with refusals():
             async with self.pool.acquire(timeout=30) as connection:
                 yield cast("Connection", connection)
+
+
+async def _left(_: Connection) -> None:
+    """What a connection leaves behind: nothing that outlives its transactions, which are over by then.
+
+    Whoever sets more, or takes a lock for longer, undoes it or closes the connection.
+    """
 
 
 def _names(sums: Sums, ids: npt.NDArray[np.int32], names: Sequence[str]) -> tuple[str, ...]:

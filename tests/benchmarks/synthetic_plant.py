@@ -34,7 +34,7 @@ QUANTITIES = {
     "power_factor_total": "1",
     "frequency": "Hz",
 }
-TELEGRAM = 250  # values that come at once
+TELEGRAM = 500  # values that come at once; each is synced before the next is asked for
 
 
 def write_plant(folder: Path, meters: int, quantities: int, period_s: int = 1, halls: int = 10) -> Path:

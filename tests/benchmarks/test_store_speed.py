@@ -41,14 +41,14 @@ def plant() -> Plant:
     return Plant("p", name, zone, "CN-CQ", 60, ("m",), (), (), (), points, nodes, edges, (), "", "f")
 
 
-def seconds(batches: range) -> list[SampleBatch]:
+def seconds(batches: range, start_ns: int = START_NS) -> list[SampleBatch]:
     """Batches of 10,000 rows: every point at two seconds."""
     table = PointTable(tuple(f"p{i}" for i in range(POINTS)))
     return [
         sample_batch(
             table,
             np.tile(np.arange(POINTS), 2),
-            START_NS + (2 * i + np.repeat([0, 1], POINTS)) * NS_PER_S,
+            start_ns + (2 * i + np.repeat([0, 1], POINTS)) * NS_PER_S,
             np.random.default_rng(i).random(2 * POINTS),
         )
         for i in batches
@@ -97,9 +97,10 @@ async def test_the_writer_keeps_up_with_psql_copy(
     database: str, psql: Callable[[str], float], tmp_path: Path
 ) -> None:
     store = await PostgresStore.open(database, plant())
-    batches = seconds(range(30))
+    just_now_ns = time.time_ns() // NS_PER_S * NS_PER_S - 300 * NS_PER_S
+    batches = seconds(range(30), just_now_ns)
     rows = sum(map(len, batches))
-    before = seconds(range(100, 101))[0]
+    before = seconds(range(100, 101), just_now_ns)[0]
     await store.write(before)
     ids = await store.pool.fetch("SELECT name, id FROM ecmc.point")
     number = {row["name"]: row["id"] for row in ids}
@@ -107,22 +108,30 @@ async def test_the_writer_keeps_up_with_psql_copy(
     await store.pool.execute("CREATE TABLE public.bare (LIKE ecmc.sample)")
     await store.pool.execute("CREATE UNIQUE INDEX ON public.bare (point_id, time)")
     whole = [settled(point[b.point], b.time_ns, b.value, b.status)[0] for b in batches]
-    body = b"".join(binary_rows([pg_time(r.time_ns), r.value, r.point, r.status]).tobytes() for r in whole)
-    file = tmp_path / "rows.bin"
-    file.write_bytes(b"PGCOPY\n\xff\r\n\x00" + b"\x00" * 8 + body + b"\xff\xff")
+    files = []
+    for turn in range(3):
+        parts = [
+            binary_rows([pg_time(r.time_ns), r.value, r.point, r.status]).tobytes()
+            for r in whole[turn * 10 : turn * 10 + 10]
+        ]
+        files.append(tmp_path / f"rows{turn}.bin")
+        files[-1].write_bytes(b"".join((b"PGCOPY\n\xff\r\n\x00", b"\x00" * 8, *parts, b"\xff\xff")))
 
-    copy_s = await asyncio.to_thread(psql, f"\\copy bare FROM '{file}' WITH (FORMAT binary)")
-    cpu, began = time.process_time(), time.perf_counter()
-    for batch in batches:
-        await store.write(batch)
-    write_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
+    copied, written, cpu_s = [], [], 0.0
+    for turn, file in enumerate(files):  # in turns: what else runs meets both
+        copied.append(await asyncio.to_thread(psql, f"\\copy bare FROM '{file}' WITH (FORMAT binary)"))
+        cpu, began = time.process_time(), time.perf_counter()
+        for batch in batches[turn * 10 : turn * 10 + 10]:
+            await store.write(batch)
+        written.append(time.perf_counter() - began)
+        cpu_s += time.process_time() - cpu
+    copy_s, write_s = min(copied), min(written)
     stored = await store.pool.fetchval("SELECT count(*) FROM ecmc.sample")
     await store.close()
 
     assert stored == rows + len(before)
-    ratio = copy_s / write_s
     print(
-        f"\nwriter {rows / write_s:,.0f} rows/s, psql \\copy {rows / copy_s:,.0f} rows/s, ratio {ratio:.2f};"
+        f"\nwriter {rows / 3 / write_s:,.0f} rows/s, psql \\copy {rows / 3 / copy_s:,.0f} rows/s, ratio {copy_s / write_s:.2f};"
         f" client CPU {cpu_s / rows * 1e6:.2f} us a row"
     )
 
