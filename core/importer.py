@@ -26,6 +26,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from core import quality
+from core.clock import time_ns_of
 from core.errors import Fault, FaultyInput
 from core.samples import PointTable, SampleBatch, sample_batch
 
@@ -37,6 +38,7 @@ _MISSING: Final = frozenset({None, "", "null", "NULL", "None", "nan", "NaN"})
 _STATUS: Final = {"": quality.GOOD} | {word.value: code for word, code in quality.STATUS_OF_QUALITY.items()}
 _BLOCK_ROWS: Final = 20_000
 _TIMES_KNOWN: Final = 50_000
+_YEARS: Final = range(1678, 2262)  # whole ones that 64 bits of nanoseconds can say
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +239,7 @@ class _Judge:
                 status[:] = [_STATUS[cell] for cell in map(itemgetter(layout.quality), block.rows)]
             if np.isinf(value).any():
                 raise ValueError
-        except (KeyError, ValueError, IndexError, TypeError):
+        except (KeyError, ValueError, IndexError, TypeError, OverflowError):
             return self._one_by_one(layout, block)
         # A missing value is never a good one.
         status[np.isnan(value) & (status == quality.GOOD)] = quality.BAD
@@ -266,7 +268,9 @@ class _Judge:
             moment = cell if cell.tzinfo is not None else self._local(cell)
         else:
             raise ValueError(_no_time(cell))
-        time_ns = round(moment.timestamp() * 1e6) * 1000
+        if moment.year not in _YEARS:
+            raise ValueError(f"a time from {_YEARS[0]} to {_YEARS[-1]} wanted, got {moment.isoformat()}")
+        time_ns = time_ns_of(moment)
         if self._latest_ns is not None and time_ns > self._latest_ns:
             raise ValueError(f"{moment.isoformat()} lies ahead")
         return time_ns
@@ -307,7 +311,7 @@ class _Judge:
         text = cell.strip() if isinstance(cell, str) else cell
         try:
             value = math.nan if text in _MISSING else float(text)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return _Wrong(layout.value + 1, f"a number wanted, got {text!r}")
         if math.isinf(value):
             return _Wrong(layout.value + 1, f"a finite number wanted, got {text!r}")

@@ -3,9 +3,10 @@
 A file is taken once its size and time stand still for one look. Its rows go to the
 database, then it moves to `done/`; a kill in between means that the same rows come
 once more, which changes nothing. A file with a faulty row is refused whole and moves
-to `faulty/`, with its faults beside it in `<name>.faults.txt`. Names that begin with
-a dot or end in `.part` or `.tmp` are left alone: that is how a file is written under
-another name first.
+to `faulty/`, with its faults beside it in `<name>.faults.txt`; while the database takes
+nothing, whatever the reason, a file stays where it is. Names that begin with a dot or
+end in `.part` or `.tmp` are left alone: that is how a file is written under another
+name first.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from core.by_day import ByDay
 from core.clock import rfc3339
-from core.errors import EcmcError, Fault, FaultyInput, StoreUnavailable
+from core.errors import EcmcError, Fault, FaultyInput, StoreTrouble
 from core.health import Health, Status
 from core.importer import read_samples
 from core.plant.model import Plant
@@ -77,8 +78,9 @@ class Inbox:
             self._stuck = {name: stamp for name, stamp in self._stuck.items() if stamps.get(name) == stamp}
             self._seen = stamps
             waiting = await asyncio.to_thread(self._faulty)
-        except StoreUnavailable:
-            return  # the store says so itself; the file stays where it is
+        except StoreTrouble as why:
+            self._health.report(PART, Status.DEGRADED, f"files in {self._folder} wait: {why}")
+            return
         except OSError as why:
             self._health.report(PART, Status.DEGRADED, f"{self._folder}: {why.strerror or why}")
             return
@@ -97,24 +99,26 @@ class Inbox:
         path = self._folder / name
         plant = self._plant()
         with ByDay(PointTable(tuple(plant.point_by_id))) as rows:
+            more = 0
             try:
-                faults = await asyncio.to_thread(self._read, path, plant, rows)
+                faults, more = await asyncio.to_thread(self._read, path, plant, rows)
+                if not faults:
+                    return await self._store(path, rows)
+            except (StoreTrouble, OSError):
+                raise
             except FaultyInput as why:
                 faults = why.faults
-            if faults:
-                return await self._refuse(path, faults)
-            return await self._store(path, rows)
+            except Exception as why:  # whatever a file holds, it stops nothing
+                if not isinstance(why, EcmcError):
+                    log.exception("inbox file could not be taken", extra={"file": name})
+                faults = [Fault(name, 0, 0, str(why) or type(why).__name__)]
+            return await self._refuse(path, faults, more)
 
     async def _store(self, path: Path, rows: ByDay) -> bool:
         accepted = conflicting = 0
         conflicts: list[Conflict] = []
         for batch in rows.batches(WRITE_ROWS):
-            try:
-                report = await self._write(batch)
-            except StoreUnavailable:
-                raise
-            except EcmcError as why:
-                return await self._refuse(path, [Fault(path.name, 0, 0, str(why))])
+            report = await self._write(batch)
             accepted += report.accepted
             conflicting += report.conflict_count
             conflicts += report.conflicts[: FAULTS_KEPT - len(conflicts)]
@@ -126,24 +130,32 @@ class Inbox:
         ]
         return await asyncio.to_thread(_move, path, "done", "conflicts", lines)
 
-    def _read(self, path: Path, plant: Plant, rows: ByDay) -> list[Fault]:
+    def _read(self, path: Path, plant: Plant, rows: ByDay) -> tuple[list[Fault], int]:
+        """The file's rows into `rows`, unless it has faults: the first of them, and how many more."""
         if not path.name.lower().endswith((".csv", ".csv.gz")):
             raise FaultyInput([Fault(path.name, 0, 0, "a .csv or .csv.gz wanted")])
         if (size := path.stat().st_size) > MOST_BYTES:
             raise FaultyInput([Fault(path.name, 0, 0, f"{size} bytes, at most {MOST_BYTES} wanted: cut it")])
         faults: list[Fault] = []
-        for batch in read_samples(
-            path, rows.points, plant.zone, faults.append, latest_ns=time.time_ns() + AHEAD_NS
-        ):
+        more = 0
+
+        def hear(one: Fault) -> None:
+            nonlocal more
+            if len(faults) < FAULTS_KEPT:
+                faults.append(one)
+            else:
+                more += 1
+
+        for batch in read_samples(path, rows.points, plant.zone, hear, latest_ns=time.time_ns() + AHEAD_NS):
             if not faults:
                 rows.add(batch)
-        return faults
+        return faults, more
 
-    async def _refuse(self, path: Path, faults: Sequence[Fault]) -> bool:
-        log.warning("inbox file refused", extra={"file": path.name, "faults": len(faults)})
-        lines = [f"{path.name}:{one.line}:{one.column}: {one.reason}" for one in faults[:FAULTS_KEPT]]
-        if len(faults) > FAULTS_KEPT:
-            lines.append(f"and {len(faults) - FAULTS_KEPT} more")
+    async def _refuse(self, path: Path, faults: Sequence[Fault], more: int) -> bool:
+        log.warning("inbox file refused", extra={"file": path.name, "faults": len(faults) + more})
+        lines = [f"{path.name}:{one.line}:{one.column}: {one.reason}" for one in faults]
+        if more:
+            lines.append(f"and {more} more")
         return await asyncio.to_thread(_move, path, "faulty", "faults", lines)
 
     def _stamps(self) -> dict[str, Stamp]:

@@ -114,6 +114,8 @@ def test_date_cells_of_a_workbook_are_the_plants_time(tmp_path: Path) -> None:
         ("nobody,2026-03-02T00:00:00Z,1,", 1, "unknown point 'nobody'"),
         ("a,2026-03-02T00:00:00,1,", 2, "zone wanted"),
         ("a,02/03/2026 00:00,1,", 2, "zone wanted"),
+        ("a,0001-01-01T00:00:00Z,1,", 2, "a time from 1678 to 2261 wanted, got 0001-01-01"),
+        ("a,9999-12-31T23:59:59Z,1,", 2, "a time from 1678 to 2261 wanted, got 9999-12-31"),
         ("a,2026-03-02T00:00:00Z,much,", 3, "a number wanted, got 'much'"),
         ("a,2026-03-02T00:00:00Z,inf,", 3, "finite"),
         ("a,2026-03-02T00:00:00Z,1,fine", 4, "good, uncertain or bad wanted"),

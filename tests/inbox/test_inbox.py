@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from core.errors import StoreRefused, StoreUnavailable
+from core.errors import BadRequest, StoreRefused, StoreUnavailable
 from core.health import Health, Status
-from core.inbox import PART, WRITE_ROWS, Inbox
+from core.inbox import FAULTS_KEPT, PART, WRITE_ROWS, Inbox
 from core.plant.model import Kind, Label, Plant, Point
 from core.samples import SampleBatch
 from core.store.seam import Conflict, WriteReport
@@ -111,6 +111,7 @@ async def test_unfinished_names_are_left_alone(inbox: Inbox, folder: Path, name:
     ("name", "text", "said"),
     [
         ("a.csv", GOOD + "m.p,2199-03-02T00:00:00Z,1\n", "a.csv:4:2: 2199-03-02T00:00:00+00:00 lies ahead"),
+        ("a.csv", GOOD + "m.p,0001-01-01T00:00:00Z,1\n", "a.csv:4:2: a time from 1678 to 2261 wanted"),
         ("a.csv", GOOD + "m.q,2026-03-02T00:00:00Z,1\n", "a.csv:4:1: unknown point 'm.q'"),
         ("a.csv", "point,when\n", "a.csv:1:1: header point,time,value"),
         ("a.xlsx", "PK", "a.xlsx:0:0: a .csv or .csv.gz wanted"),
@@ -153,14 +154,46 @@ async def test_a_database_away_costs_no_row_and_no_file(inbox: Inbox, folder: Pa
     assert len(set(store.rows)) == WRITE_ROWS + 5  # the first part came once more, and is the same
 
 
-async def test_what_the_database_will_not_have_is_faulty(inbox: Inbox, folder: Path, store: Store) -> None:
+async def test_a_database_that_lacks_a_right_gets_the_file_once_it_has_it(
+    inbox: Inbox, folder: Path, store: Store, health: Health
+) -> None:
     (folder / "a.csv").write_text(GOOD)
     store.fails = StoreRefused("no rights")
+
+    for _ in range(3):
+        await inbox.look()
+    assert under(folder) == {"a.csv"}
+    assert health.parts[PART].status is Status.DEGRADED
+    assert "no rights" in health.parts[PART].detail
+    store.fails = None
+    await inbox.look()
+
+    assert under(folder) == {"done/a.csv"}
+    assert health.parts[PART].status is Status.OK
+
+
+@pytest.mark.parametrize("why", [BadRequest("not these"), RuntimeError("not these")])
+async def test_a_file_that_cannot_be_stored_is_faulty_and_stops_no_other(
+    inbox: Inbox, folder: Path, store: Store, why: Exception
+) -> None:
+    (folder / "a.csv").write_text(GOOD)
+    store.fails = why
 
     for _ in range(2):
         await inbox.look()
 
-    assert "no rights" in (folder / "faulty" / "a.csv.faults.txt").read_text("utf-8")
+    assert "not these" in (folder / "faulty" / "a.csv.faults.txt").read_text("utf-8")
+
+
+async def test_of_many_faults_the_first_are_told_and_the_others_counted(inbox: Inbox, folder: Path) -> None:
+    (folder / "a.csv").write_text("point,time,value\n" + "m.q,2026-03-02T00:00:00Z,1\n" * (FAULTS_KEPT + 7))
+
+    for _ in range(2):
+        await inbox.look()
+
+    lines = (folder / "faulty" / "a.csv.faults.txt").read_text("utf-8").splitlines()
+    assert len(lines) == FAULTS_KEPT + 1
+    assert lines[-1] == "and 7 more"
 
 
 async def test_values_that_differ_from_stored_ones_are_listed_beside_the_file(
