@@ -55,11 +55,8 @@ def combined_uncertainty(terms: Sequence[Term]) -> float:
         return math.nan
     spread: dict[tuple[str, str], float] = {}
     for term in terms:
-        for kind, name, share in (
-            ("activity", term.activity, term.activity_uncertainty),
-            ("factor", term.factor, term.factor_uncertainty),
-        ):
-            spread[kind, name] = spread.get((kind, name), 0.0) + term.value * share
+        for name, share in _shares_of(term).items():
+            spread[name] = spread.get(name, 0.0) + term.value * share
     return math.sqrt(sum(part * part for part in spread.values())) / abs(total)
 
 
@@ -75,11 +72,14 @@ class MonteCarlo:
 
     @property
     def uncertainty(self) -> float:
-        return (self.high - self.low) / 2 / abs(self.mean)
+        """NaN where the mean is 0 or unknown."""
+        return (self.high - self.low) / 2 / abs(self.mean) if self.mean else math.nan
 
 
 def monte_carlo(terms: Sequence[Term], *, trials: int, seed: int) -> MonteCarlo:
-    """The sum's distribution from normal draws, one draw of each meter and each factor per trial.
+    """The sum's distribution from normal draws, one draw of each meter and each factor per trial; NaN without terms.
+
+    A name's draws are held up to its last term, so memory is that of the names shared, not of every meter.
 
     Raises:
         BadRequest: Fewer than 10 000 trials, or a value that is unknown.
@@ -88,18 +88,28 @@ def monte_carlo(terms: Sequence[Term], *, trials: int, seed: int) -> MonteCarlo:
         raise BadRequest(f"Monte Carlo with {trials} trials, wanted 10000 or more")
     if not all(math.isfinite(term.value) for term in terms):
         raise BadRequest("Monte Carlo needs every term's value; one is unknown")
+    if not terms:
+        return MonteCarlo(math.nan, math.nan, math.nan, trials, seed)
     random = np.random.default_rng(seed)
+    last = {name: number for number, term in enumerate(terms) for name in _shares_of(term)}
     draws: dict[tuple[str, str], Floats] = {}
     total = np.zeros(trials)
-    for term in terms:
+    for number, term in enumerate(terms):
         product = np.full(trials, float(term.value))
-        for kind, name, share in (
-            ("activity", term.activity, term.activity_uncertainty),
-            ("factor", term.factor, term.factor_uncertainty),
-        ):
-            if (kind, name) not in draws:
-                draws[kind, name] = random.standard_normal(trials)
-            product *= 1 + share / _SIGMAS * draws[kind, name]
+        for name, share in _shares_of(term).items():
+            if name not in draws:
+                draws[name] = random.standard_normal(trials)
+            product *= 1 + share / _SIGMAS * draws[name]
+            if last[name] == number:
+                del draws[name]
         total += product
     low, high = np.quantile(total, [0.025, 0.975])
     return MonteCarlo(float(total.mean()), float(low), float(high), trials, seed)
+
+
+def _shares_of(term: Term) -> dict[tuple[str, str], float]:
+    """What may be off in a term, each by its share."""
+    return {
+        ("activity", term.activity): term.activity_uncertainty,
+        ("factor", term.factor): term.factor_uncertainty,
+    }

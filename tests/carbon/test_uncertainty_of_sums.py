@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import pytest
 
@@ -54,3 +55,24 @@ def test_an_unknown_term_leaves_the_uncertainty_unknown() -> None:
 def test_too_few_trials_are_refused() -> None:
     with pytest.raises(BadRequest, match="wanted 10000 or more"):
         monte_carlo(T6, trials=9_999, seed=1)
+
+
+def test_nothing_drawn_is_unknown_and_a_sum_of_zero_has_no_relative_width() -> None:
+    nothing = monte_carlo([], trials=10_000, seed=1)
+    even = monte_carlo([Term(5, "m", 0.0, "f", 0.0), Term(-5, "m", 0.0, "f", 0.0)], trials=10_000, seed=1)
+
+    assert all(
+        math.isnan(figure) for figure in (nothing.mean, nothing.low, nothing.high, nothing.uncertainty)
+    )
+    assert even.mean == 0
+    assert math.isnan(even.uncertainty)
+
+
+def test_draws_of_a_thousand_meters_are_not_held_at_once() -> None:
+    terms = [Term(1, f"meter-{i}", 0.01, "grid", 0.05) for i in range(1000)]
+    tracemalloc.start()
+    monte_carlo(terms, trials=10_000, seed=1)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert most < 20 * 10_000 * 8  # columns of so many trials, not a thousand
