@@ -1,8 +1,8 @@
 """What flows now: power and carbon rate per node, second by second, as an estimate.
 
-The newest power of each edge is traced through the network as if it held for an
-hour, with the same tracer and the same factors the closed intervals use. It is
-never written to the results: when the base interval closes, the registers speak.
+The newest power of each edge is traced through the network as if it held for a
+base interval, with the same tracer and the same factors the closed intervals
+use. It is never written to the results: when that closes, the registers speak.
 """
 
 from __future__ import annotations

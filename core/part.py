@@ -175,7 +175,7 @@ def _column(file: Any, group: int, name: str) -> Floats:
     said = file.metadata.row_group(group)
     found = said.column(file.schema_arrow.get_field_index(name)).statistics
     if found is not None and found.has_min_max and found.null_count == 0 and found.min == found.max:
-        return np.full(said.num_rows, found.min)
+        return np.full(said.num_rows, found.min + 0.0)  # statistics call zero negative
     column = file.read_row_group(group, columns=[name], use_threads=False)[name]
     values: Floats = column.combine_chunks().to_numpy(zero_copy_only=False)
     return values

@@ -12,6 +12,7 @@ import pytest
 
 from core.clock import parse_rfc3339, time_ns_of
 from core.errors import BadRequest
+from core.part import energies, energy_schema, part_writer
 from core.plant.load import load_plant
 from core.restate import Restated, restate
 from core.results import HOUR_NS
@@ -210,3 +211,16 @@ async def test_killed_it_makes_what_is_missing_and_late_data_what_they_change(
 async def test_a_window_without_results_is_refused(works: Any, tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="nothing was ever computed"):
         await filed(works, tmp_path / "out")
+
+
+def test_an_energy_that_is_zero_throughout_is_read_as_zero_not_as_less(tmp_path: Path) -> None:
+    """Statistics of Parquet call the least of zeros -0.0."""
+    path = tmp_path / "part.parquet"
+    with part_writer(path, energy_schema(), {}) as out:
+        out.add_energy(("e-press",), START_NS, 60 * NS_PER_S, np.zeros((1, 4)), np.ones((1, 4)))
+
+    ((kwh, covered),) = energies(path, 1)
+
+    assert not np.signbit(kwh).any()
+    assert (kwh == 0).all()
+    assert (covered == 1).all()
