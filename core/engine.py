@@ -257,16 +257,23 @@ class Engine:
             1.0, sum(3600.0 / max(self._period_s(point), 0.1) for point in self.points)
         )
 
-    def register_of(self, point: str) -> tuple[Register, str | None, float, str]:
-        """How a point's register counts, the same meter's power point, kW in one unit of that, and the direction.
+    def register_of(self, point: str) -> tuple[Register, tuple[str, ...]]:
+        """How a point's register counts, and every point that its energy and its meter's power follow from, itself first.
 
         Raises:
             BadRequest: The point is no register of an edge.
         """
+        return self._register_of[point], self._points_of(self._metered_by(point))
+
+    def _metered_by(self, register: str) -> _Metered:
         for metered in self._by_register:
-            if metered.point == point:
-                return self._register_of[point], metered.power, metered.kw_per_unit, metered.direction
-        raise BadRequest(f"point {point!r} is no register of an edge")
+            if metered.point == register:
+                return metered
+        raise BadRequest(f"point {register!r} is no register of an edge")
+
+    def _points_of(self, metered: _Metered) -> tuple[str, ...]:
+        medium = self._media[metered.edge][0].points if metered.edge in self._media else ()
+        return tuple(dict.fromkeys(p for p in (metered.point, metered.power, *medium) if p is not None))
 
     def _compile_live(self) -> None:
         self._slot_of = {point: i for i, point in enumerate(self.live_points)}
@@ -636,8 +643,7 @@ class Engine:
 
         Shape (T,) over the base intervals of [start, end). Only intervals that readings back whole count.
         """
-        medium = self._media[metered.edge][0].points if metered.edge in self._media else ()
-        points = tuple(dict.fromkeys(p for p in (metered.point, metered.power, *medium) if p is not None))
+        points = self._points_of(metered)
         edges_ns = np.arange(start_ns, end_ns + 1, self.base_ns, dtype=np.int64)
         total, weeks = np.zeros(edges_ns.size - 1), np.zeros(edges_ns.size - 1)
         for back in WEEKS:
@@ -646,11 +652,7 @@ class Engine:
                 continue
             then_ns = edges_ns - back * WEEK_NS
             if metered.point in self._register_of:
-                batch, starts = columns.of([metered.point])
-                alone = Registers([self._register_of[metered.point]]).energy(
-                    batch.time_ns, batch.value, batch.status, starts, then_ns
-                )
-                energy = IntervalEnergy(*(getattr(alone, name)[0] for name in IntervalEnergy.__slots__))
+                energy = self._counted(columns, metered, then_ns)
                 energy = self._with_medium_and_power(energy, columns, metered, then_ns)
             else:
                 energy = self._with_medium(self._power(columns, metered, then_ns), columns, metered, then_ns)
@@ -752,11 +754,8 @@ class Engine:
             hour_ns = np.arange(start_ns - (per_hour - 1) * self.base_ns, start_ns + 1, self.base_ns)
             earlier = before.columns((metered.point, metered.power), int(hour_ns[0]), start_ns, 0)
             if earlier is not None:
-                batch, starts = earlier.of([metered.point])
-                alone = Registers([register]).energy(
-                    batch.time_ns, batch.value, batch.status, starts, hour_ns
-                )
-                counted_kwh = np.concatenate([alone.energy_kwh[0], counted_kwh])
+                alone = self._counted(earlier, metered, hour_ns)
+                counted_kwh = np.concatenate([alone.energy_kwh, counted_kwh])
                 power = self._power(earlier, metered, hour_ns)
                 flowed_kwh = np.concatenate([np.nan_to_num(power.energy_kwh), flowed_kwh])
         since_kwh, largest_kwh = since_standing(counted_kwh, flowed_kwh, per_hour)
@@ -777,6 +776,31 @@ class Engine:
         since = np.flatnonzero(fresh)[np.cumsum(fresh)[last] - 1]
         shown = decimal_step(batch.value[last], register.resolution)
         return shown * register.kwh_per_unit, edges_ns[1:] - batch.time_ns[since]
+
+    def register_and_power(
+        self, point: str, readings: SampleBatch, edges_ns: Times
+    ) -> tuple[IntervalEnergy, IntervalEnergy | None]:
+        """What a register alone counted and what the same meter's power says, None where it gives none; by medium both.
+
+        Args:
+            point: A register, read with the other points of `register_of`, context included.
+
+        Raises:
+            BadRequest: The point is no register of an edge.
+        """
+        columns, metered = Columns(readings), self._metered_by(point)
+        counted = self._with_medium(self._counted(columns, metered, edges_ns), columns, metered, edges_ns)
+        if metered.power is None:
+            return counted, None
+        return counted, self._with_medium(self._power(columns, metered, edges_ns), columns, metered, edges_ns)
+
+    def _counted(self, columns: Columns, metered: _Metered, edges_ns: Times) -> IntervalEnergy:
+        """Energy by the register of one meter alone, a gap's spread flat."""
+        batch, starts = columns.of([metered.point])
+        alone = Registers([self._register_of[metered.point]]).energy(
+            batch.time_ns, batch.value, batch.status, starts, edges_ns
+        )
+        return IntervalEnergy(*(getattr(alone, name)[0] for name in IntervalEnergy.__slots__))
 
     def _power(self, columns: Columns, metered: _Metered, edges_ns: Times) -> IntervalEnergy:
         """Energy by the power of a meter that gives power."""

@@ -7,17 +7,18 @@ power says. The register is the billing truth; power is there to doubt it.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from core.energy.register import MeterEvent, Registers, power_against_register, power_energy
+from core.energy.register import MeterEvent, power_against_register
 from core.engine import Engine
 from core.errors import BadRequest
-from core.quality import is_bad
+from core.lookback import Columns
 from core.results import IntervalEnergy, Mark
-from core.samples import NS_PER_S
+from core.samples import NS_PER_S, SampleBatch, Times
 from core.store.bucket import bucket_edges
 from core.store.seam import Store
 
@@ -30,7 +31,8 @@ class LedgerDay:
 
     Attributes:
         first, last: Readings inside the day, in the point's unit; None where there is none.
-        register_kwh: What last less first is worth; NaN where the register fell or says nothing.
+        register_kwh: What last less first is worth, of a medium what it was assumed to hold; NaN where the register
+            fell or says nothing.
         energy_kwh: What was counted over the whole day, what was spread into it included.
         gap_s: Time that no good readings back.
         marks: How many base intervals carry each mark.
@@ -63,29 +65,20 @@ async def counter_ledger(
     Raises:
         BadRequest: The point is no register of an edge, or the range is longer than LONGEST_DAYS.
     """
-    register, power, kw_per_unit, direction = engine.register_of(point)
+    _, points = engine.register_of(point)
     days = bucket_edges(start_ns, end_ns, "1d", engine.plant.zone)
     if days.size - 1 > LONGEST_DAYS:
         raise BadRequest(f"{days.size - 1} days, at most {LONGEST_DAYS} in one answer")
-    points = [point] if power is None else [point, power]
     batch = await store.readings(points, int(days[0]), int(days[-1]), engine.step_spread_ns)
-    batch = batch.take(~is_bad(batch.status) & np.isfinite(batch.value))
-    mine = batch.take(batch.point == batch.points.index.get(point, -1))
+    return await asyncio.to_thread(_told, engine, point, batch, days)
+
+
+def _told(engine: Engine, point: str, batch: SampleBatch, days: Times) -> list[LedgerDay]:
+    """The days between `days`, from readings with their context."""
+    register, _ = engine.register_of(point)
     edges_ns = np.arange(days[0], days[-1] + 1, engine.base_ns, dtype=np.int64)
-    starts = np.array([0, len(mine)], dtype=np.int64)
-    counted = Registers([register]).energy(mine.time_ns, mine.value, mine.status, starts, edges_ns)
-    whole = IntervalEnergy(*(getattr(counted, name)[0] for name in _COLUMNS))
-    flowed: IntervalEnergy | None = None
-    if power is not None:
-        theirs = batch.take(batch.point == batch.points.index.get(power, -1))
-        flowed = power_energy(
-            theirs.time_ns,
-            theirs.value * kw_per_unit,
-            theirs.status,
-            edges_ns,
-            gap_after_ns=register.gap_after_ns,
-            direction=direction,
-        )
+    whole, flowed = engine.register_and_power(point, batch, edges_ns)
+    mine, _ = Columns(batch).of([point])
     made = []
     for begin_ns, until_ns in zip(days[:-1].tolist(), days[1:].tolist(), strict=True):
         cells = slice(*((np.array([begin_ns, until_ns]) - days[0]) // engine.base_ns).tolist())
@@ -125,11 +118,8 @@ async def counter_ledger(
     return made
 
 
-_COLUMNS = ("energy_kwh", "covered", "estimated_kwh", "mark")
-
-
 def _cut(energy: IntervalEnergy, cells: slice) -> IntervalEnergy:
-    return IntervalEnergy(*(getattr(energy, name)[cells] for name in _COLUMNS))
+    return IntervalEnergy(*(getattr(energy, name)[cells] for name in IntervalEnergy.__slots__))
 
 
 def _counts(mark: np.ndarray) -> dict[str, int]:

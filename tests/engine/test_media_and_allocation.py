@@ -16,7 +16,7 @@ from core.errors import FaultyInput
 from core.plant.load import load_plant
 from core.plant.model import Plant
 from core.results import HOUR_NS, Flow, Mark, WindowResult
-from core.samples import NS_PER_S, PointTable, sample_batch
+from core.samples import NS_PER_S, PointTable, SampleBatch, sample_batch
 
 PROFILES = Path(__file__).resolve().parents[2] / "collector" / "profiles"
 START = parse_rfc3339("2026-03-02T00:00:00Z")
@@ -44,18 +44,22 @@ def plant_of(folder: Path, nodes: str, edges: str, points: str) -> Plant:
     return load_plant(folder, [PROFILES])
 
 
-def hour_of(plant: Plant, **columns: Any) -> WindowResult:
+def readings_of(**columns: Any) -> SampleBatch:
     """One hour of readings each minute; counters as rates by the hour, gauges as functions of it."""
     names = tuple(name.replace("__", ".") for name in columns)
     time_ns = START + np.arange(61) * 60 * NS_PER_S
     hours = (time_ns - START) / HOUR_NS
     value = [np.broadcast_to(c(hours) if callable(c) else c * hours, hours.shape) for c in columns.values()]
-    batch = sample_batch(
+    return sample_batch(
         PointTable(names),
         np.repeat(np.arange(len(names)), hours.size),
         np.tile(time_ns, len(names)),
         np.concatenate(value),
     )
+
+
+def hour_of(plant: Plant, **columns: Any) -> WindowResult:
+    batch = readings_of(**columns)
     return Engine(plant, FactorLibrary.shipped()).compute(batch, START, START + HOUR_NS, None, KNOWN)
 
 
@@ -117,6 +121,24 @@ def test_measured_pressure_and_temperature_are_followed_interval_by_interval(tmp
     assert quarters[0] == pytest.approx(500 * (STEAM.enthalpy_kj_per_kg(0.8, 250) - FEED_WATER) / 3600)
     assert quarters[3] == pytest.approx(500 * (STEAM.enthalpy_kj_per_kg(1.0, 300) - FEED_WATER) / 3600)
     assert not (result.energy.mark[0] & Mark.SUBSTITUTED).any()
+
+
+def test_a_register_of_steam_alone_counts_by_the_measured_state_too(tmp_path: Path) -> None:
+    """What the counter ledger shows is what is stored."""
+    edges = (
+        "    - {id: e, from: park, to: dryer, meter: steam.mass, medium: {pressure_mpa: steam.pressure}}\n"
+    )
+    plant = plant_of(tmp_path, STEAM_NODES, edges, MASS)
+    engine = Engine(plant, FactorLibrary.shipped())
+    batch = readings_of(steam__mass=2.0, steam__pressure=lambda h: 1000.0 + 400 * h)
+    edges_ns = np.arange(START, START + HOUR_NS + 1, engine.base_ns)
+
+    counted, power = engine.register_and_power("steam.mass", batch, edges_ns)
+
+    assert power is None
+    stored = engine.compute(batch, START, START + HOUR_NS, None, KNOWN)
+    np.testing.assert_array_equal(counted.energy_kwh, stored.energy.energy_kwh[0])
+    assert counted.energy_kwh.sum() > 2 * engine.kwh_per_unit("e")  # of what was assumed
 
 
 def test_steam_whose_state_was_not_read_is_assumed_and_marked(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from core.carbon.factors import FactorLibrary
 from core.clock import parse_rfc3339
 from core.engine import Engine
 from core.health import Health
+from core.ledger import counter_ledger
 from core.metrics import LIVE_ERROR
 from core.pipeline import Pipeline
 from core.plant.load import load_plant
@@ -233,4 +234,25 @@ async def test_a_day_of_power_beside_its_register(halls: Plant, database: str) -
     alarm = alarms.one("power:e-a")
     assert alarm["state"] == "active-unack"
     assert alarm["value"] == pytest.approx(0.1, rel=1e-6)
+    await store.close()
+
+
+async def test_power_read_more_rarely_than_its_register_is_compared_by_its_own_gap_time(
+    halls: Plant, database: str
+) -> None:
+    power = "m-a.active_power_total"
+    points = tuple(replace(p, period_s=600.0) if p.id == power else p for p in halls.points)
+    halls = replace(halls, points=points)
+    engine, store = Engine(halls, FactorLibrary.shipped()), await PostgresStore.open(database, halls)
+    batch = day(24, power_kw=110.0)
+    rare = (batch.time_ns - START) % (600 * NS_PER_S) == 0
+    await store.write(batch.take(np.flatnonzero((batch.point != batch.points.index[power]) | rare)))
+
+    (told,) = await counter_ledger(
+        engine, store, "m-a.active_energy_import_total", START + 8 * HOUR_NS, START + 9 * HOUR_NS
+    )
+
+    assert told.energy_kwh == pytest.approx(1600.0)  # sixteen hours of the plant's day
+    assert told.power_kwh == pytest.approx(1760.0)
+    assert told.difference_share == pytest.approx(0.1)
     await store.close()
