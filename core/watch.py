@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -119,26 +119,37 @@ class Watch:
             del self._heard[min(self._heard)]
 
     async def run(self) -> None:
-        """Look until cancelled; what cannot be read now is looked at the next time."""
+        """Look until cancelled; a day of many meters takes a while, and hours go on meanwhile."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._again(self._look_at_hour))
+            group.create_task(self._again(self._look_at_day))
+
+    async def _again(self, look: Callable[[], Awaitable[None]]) -> None:
+        """What cannot be read now is looked at the next time."""
         while True:
             try:
-                await self.look()
+                await look()
             except EcmcError as why:
                 log.debug("figures not looked at: %s", why)
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self) -> None:
         """Look at the hour and the day that closed last, each once."""
-        now_ns = self._clock.now_ns() - SETTLED_NS
-        hour_ns = now_ns // HOUR_NS * HOUR_NS
+        await self._look_at_hour()
+        await self._look_at_day()
+
+    async def _look_at_hour(self) -> None:
+        hour_ns = (self._clock.now_ns() - SETTLED_NS) // HOUR_NS * HOUR_NS
         if hour_ns > self._looked_until_ns:
             for hour in await self._store.stored(hour_ns - HOUR_NS, hour_ns):
                 if np.isfinite(hour.energy.energy_kwh).any():
                     self._tell(await self._observed(hour))
                     self._compare(hour)
             self._looked_until_ns = hour_ns
+
+    async def _look_at_day(self) -> None:
         engine = self._history().current
-        here = datetime_of(now_ns).astimezone(engine.plant.zone)
+        here = datetime_of(self._clock.now_ns() - SETTLED_NS).astimezone(engine.plant.zone)
         midnight = datetime(here.year, here.month, here.day, tzinfo=engine.plant.zone)
         day_ns = time_ns_of(midnight)
         if day_ns > self._day_until_ns:
