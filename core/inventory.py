@@ -21,7 +21,7 @@ import numpy as np
 
 from core.carbon.accounting import Effects, effects
 from core.carbon.factors import FactorLibrary
-from core.carbon.indicators import NATIONAL, CarbonMove, EnergyMove, Indicator, indicators
+from core.carbon.indicators import NATIONAL, Indicator, Move, indicators
 from core.carbon.method import (
     TCE_ELECTRICITY,
     MethodSet,
@@ -176,7 +176,7 @@ class Inventory:
     """Lines and totals of [start_ns, end_ns) by one method set; `month_ns` the months' starts, shape (M,).
 
     `exported_kg` is what left with sold energy by month, as tracing gives it; shown apart, part of every total.
-    `meter_moves` says by meter what the sums of energy would be more, were it off by its uncertainty.
+    `meter_moves` says by meter or entry what the sums would hold more, were it off by its uncertainty.
     """
 
     start_ns: int
@@ -185,7 +185,7 @@ class Inventory:
     month_ns: Times
     lines: tuple[Line, ...]
     totals: tuple[Total, ...]
-    meter_moves: Mapping[str, EnergyMove] = field(default_factory=dict)
+    meter_moves: Mapping[str, Move] = field(default_factory=dict)
     exported_kg: Mapping[Basis, Floats] = field(default_factory=dict)
 
     @property
@@ -279,9 +279,9 @@ class Inventory:
         lines = [line for line in self.lines if line.basis in (None, basis)]
         return tuple(term for line in lines if not scopes or line.scope in scopes for term in line.terms)
 
-    def moves(self) -> Iterator[tuple[EnergyMove, CarbonMove]]:
+    def moves(self) -> Iterator[Move]:
         """What each meter and each factor changes of the sums, were it off by its uncertainty; those that state one."""
-        kg: dict[tuple[str, str], CarbonMove] = {}
+        kg: dict[tuple[str, str], dict[tuple[int, str], float]] = {}
         for basis in Basis:
             for line in self.lines:
                 if line.basis not in (None, basis):
@@ -296,8 +296,8 @@ class Inventory:
                             key = line.scope, basis.value
                             of_name[key] = of_name.get(key, 0.0) + term.value * share
         for kind, name in dict.fromkeys([*kg, *(("meter", meter) for meter in self.meter_moves)]):
-            energy = self.meter_moves.get(name, {}) if kind == "meter" else {}
-            yield energy, kg.get((kind, name), {})
+            metered = self.meter_moves.get(name) if kind == "meter" else None
+            yield replace(metered or Move(), kg=kg.get((kind, name), {}))
 
     def uncertainty(self, basis: Basis, *scopes: int) -> float:
         """Half of the relative 95 % interval of a sum, from what is stated; NaN where nothing is."""
@@ -390,28 +390,35 @@ class Inventories:
         """The period's indicators, each with half of its relative 95 % interval (C24), None where nobody states any.
 
         Each meter and each factor is moved by its own uncertainty, the indicators made again, and the differences
-        added as squares: so a ratio knows that both its sides stand on the same meter.
+        added as squares: so a ratio knows that both its sides stand on the same meter, and one in which it cancels
+        altogether (what a roof makes and what of it is used, where nothing is sold) is off by 0.
         """
         sums = await self._periods.sums(start_ns, end_ns, method_set_id)
         made = await self.of(start_ns, end_ns, method_set_id)
         rows = indicators(sums, self._library, scheme)
-        squares = dict.fromkeys(((row.indicator, row.basis) for row in rows), 0.0)
-        for energy, kg in made.moves():
-            moved = {
-                (row.indicator, row.basis): row.value
-                for row in indicators(sums.moved(energy, kg), self._library, scheme)
-            }
+        moves = list(made.moves())
+
+        def values(move: Move) -> dict[tuple[str, str, str | None], float | None]:
+            return {row.key: row.value for row in indicators(sums.moved(move), self._library, scheme)}
+
+        squares = dict.fromkeys((row.key for row in rows), 0.0)
+        for moved in map(values, moves):
             for row in rows:
-                there = moved.get((row.indicator, row.basis))
+                there = moved.get(row.key)
                 if row.value is not None and there is not None:
-                    squares[row.indicator, row.basis] += (there - row.value) ** 2
+                    squares[row.key] += (there - row.value) ** 2
+        off = {
+            row.key: math.sqrt(squares[row.key]) / abs(row.value)
+            for row in rows
+            if row.value and squares[row.key] > 0
+        }
+        still = [row.key for row in rows if row.value and row.key not in off]
+        if still:
+            unknown = values(Move.into_unknown(moves))
+            off |= {key: 0.0 for key in still if unknown.get(key) is None}
         return [
-            {
-                **asdict(row),
-                "uncertainty": math.sqrt(square) / abs(row.value) if row.value and square > 0 else None,
-                **asdict(self._standing_of(row, made)),
-            }
-            for row, square in zip(rows, squares.values(), strict=True)
+            {**asdict(row), "uncertainty": off.get(row.key), **asdict(self._standing_of(row, made))}
+            for row in rows
         ]
 
     def _standing_of(self, row: Indicator, made: Inventory) -> Standing:
@@ -440,20 +447,23 @@ class Inventories:
         stated = [self._meter_uncertainty(e)[1] for e in inside if e.target == node_id]
         return max((share for share in stated if share is not None), default=0.0)
 
-    def _meter_moves(self, energy: _Energies, lines: Sequence[Line]) -> Mapping[str, EnergyMove]:
-        """By meter and entry, what its uncertainty is worth in the sums of energy, by field of `PeriodSums` and carrier."""
-        moves: dict[str, dict[tuple[str, str], float]] = {}
+    def _meter_moves(self, energy: _Energies, lines: Sequence[Line]) -> Mapping[str, Move]:
+        """By meter and entry, what its uncertainty is worth in the sums of energy and in the hours across the fence."""
+        moves: dict[str, Move] = {}
 
         def add(name: str, share: float | None, fields: Sequence[str], carrier: str, kwh: float) -> None:
-            if share and math.isfinite(kwh):
+            if share and math.isfinite(kwh) and kwh != 0:
                 for field_ in fields:
-                    held = moves.setdefault(name, {})
+                    held = moves.setdefault(name, Move()).energy
                     held[field_, carrier] = held.get((field_, carrier), 0.0) + kwh * share
 
         nodes = self._plant.node_by_id
         for edge in self._plant.edges:
             fields = [*sum_of_source(nodes[edge.source]), *sum_of_target(nodes[edge.target])]
-            add(*self._meter_uncertainty(edge), fields, edge.carrier, known_sum(energy.kwh([edge])))
+            meter, share = self._meter_uncertainty(edge)
+            add(meter, share, fields, edge.carrier, known_sum(energy.kwh([edge])))
+            if meter in moves and share and fields and fields != ["end_use_kwh"]:
+                moves[meter].edges[edge.id] = share
         for line in lines:
             if line.carrier:
                 share = max((term.activity_uncertainty for term in line.terms), default=None)

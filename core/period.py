@@ -11,8 +11,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from core.carbon.factors import FactorLibrary
-from core.carbon.green_power import GreenPower, NonFossil, hourly_match, non_fossil
-from core.carbon.indicators import ELECTRICITY, PeriodSums, green_power_of, indicators
+from core.carbon.green_power import GreenPower, NonFossil, non_fossil
+from core.carbon.indicators import ELECTRICITY, HourlyPower, PeriodSums, green_power_of, indicators
 from core.carbon.method import MethodSet, method_of
 from core.clock import datetime_of, rfc3339
 from core.output import counted_output
@@ -63,9 +63,12 @@ class Periods:
         A period without data is unknown, not zero. The market-based scope 2 stands as the ledger of green
         electricity leaves it.
         """
+        hourly = await self._hourly(start_ns, end_ns)
+        match = math.nan if hourly is None else hourly.match()
         sums = replace(
             await self._metered(start_ns, end_ns, method_set),
-            hourly_match=await self._hourly_match(start_ns, end_ns),
+            hourly_match=None if math.isnan(match) else match,
+            hourly=hourly,
         )
         if self._registers is None:
             return sums
@@ -228,23 +231,18 @@ class Periods:
             power=await self._power(registers, start_ns, end_ns),
         )
 
-    async def _output(self, made: Sequence[Entry], start_ns: int, end_ns: int) -> tuple[float, str] | None:
-        """Good output written down and counted; None where there is none or units differ."""
-        written = output(made, start_ns, end_ns)
-        amounts = [] if written is None else [written]
-        if made and written is None:
-            return None
+    async def _output(self, made: Sequence[Entry], start_ns: int, end_ns: int) -> dict[str, float]:
+        """Good output written down and counted, by unit."""
+        amounts = output(made, start_ns, end_ns)
         for product in self._plant.products:
             if product.counter is not None:
                 _, counted = await counted_output(self._plant, self._store, product, start_ns, end_ns)
                 if np.isfinite(counted).any():
-                    amounts.append((float(np.nansum(counted)), product.unit))
-        if len({unit for _, unit in amounts}) != 1:
-            return None
-        return sum(amount for amount, _ in amounts), amounts[0][1]
+                    amounts[product.unit] = amounts.get(product.unit, 0.0) + float(np.nansum(counted))
+        return amounts
 
-    async def _hourly_match(self, start_ns: int, end_ns: int) -> float | None:
-        """Hour by hour, how much of the load own and direct-line power covered; None without such sources."""
+    async def _hourly(self, start_ns: int, end_ns: int) -> HourlyPower | None:
+        """What the hourly match is computed from; None without own or direct-line power that carries nothing."""
         clean = self._edges_from(lambda node: node.origin is not Origin.PURCHASED and is_non_fossil(node))
         other = self._edges_from(lambda node: node.origin is Origin.PURCHASED or not is_non_fossil(node))
         if not clean:
@@ -254,14 +252,12 @@ class Periods:
             for edge in self._plant.edges
             if self._plant.node_by_id[edge.target].kind is NodeKind.EXPORT and edge.carrier == ELECTRICITY
         ]
-        series = await self._store.energy([*clean, *other, *sold], start_ns, end_ns, "1h")
+        edges = tuple(dict.fromkeys([*clean, *other, *sold]))
+        series = await self._store.energy(edges, start_ns, end_ns, "1h")
         hours = np.unique(series.start_ns)
         if hours.size == 0:
             return None
-        clean_kwh, other_kwh, sold_kwh = (_hourly(series, names, hours) for names in (clean, other, sold))
-        load_kwh = clean_kwh + other_kwh - sold_kwh
-        match = hourly_match(load_kwh, np.minimum(clean_kwh, load_kwh))
-        return None if math.isnan(match) else match
+        return HourlyPower(edges, _by_edge(series, edges, hours), np.isin(edges, clean), np.isin(edges, sold))
 
     def _edges_from(self, wanted: Callable[[Node], bool]) -> list[str]:
         """Edges by which electricity comes in from these sources."""
@@ -330,11 +326,16 @@ def _summed(series: Series, column: str) -> dict[str, float]:
 
 def _hourly(series: Series, names: Sequence[str], hours: np.ndarray) -> Floats:
     """Sum of these edges by hour; an hour an edge says nothing about is unknown."""
-    total = np.zeros(hours.size)
-    every = np.array(series.name, dtype=np.str_)
-    for name in names:
-        rows = every == name
-        column = np.full(hours.size, np.nan)
-        column[np.searchsorted(hours, series.start_ns[rows])] = series.columns["energy_kwh"][rows]
-        total += column
+    total: Floats = _by_edge(series, names, hours).sum(axis=0)
     return total
+
+
+def _by_edge(series: Series, names: Sequence[str], hours: np.ndarray) -> Floats:
+    """Shape (E, H), NaN in an hour that an edge says nothing about."""
+    kwh = np.full((len(names), hours.size), np.nan)
+    place = {name: i for i, name in enumerate(names)}
+    rows = np.array([place.get(name, -1) for name in series.name], dtype=np.int64)
+    wanted = rows >= 0
+    at = np.searchsorted(hours, series.start_ns[wanted])
+    kwh[rows[wanted], at] = series.columns["energy_kwh"][wanted]
+    return kwh

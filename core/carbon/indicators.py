@@ -12,15 +12,18 @@ with the formulas was seen second-hand only.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from core.carbon.factors import FactorLibrary
-from core.carbon.green_power import GreenPower, non_fossil
+from core.carbon.green_power import GreenPower, hourly_match, non_fossil
 from core.carbon.method import TCE_ELECTRICITY, TceBasis
 from core.errors import BadRequest
 from core.results import Basis, Scope
+from core.samples import Flags, Floats
 
 ELECTRICITY = "electricity"
 KGCE_KJ = 29_307.6  # what one kilogram of standard coal is defined to hold, GB/T 2589-2020
@@ -58,8 +61,51 @@ def thresholds(scheme: str, indicator: str, library: FactorLibrary) -> tuple[Thr
     )
 
 
-EnergyMove: TypeAlias = Mapping[tuple[str, str], float]
+EnergyMove: TypeAlias = dict[tuple[str, str], float]
 CarbonMove: TypeAlias = dict[tuple[int, str], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What the sums hold more where one meter or factor is off by its uncertainty.
+
+    Attributes:
+        energy: kWh by (field of `PeriodSums`, carrier).
+        edges: The share, by edge, that every hour of it holds more.
+        kg: Emissions by (scope, basis).
+    """
+
+    energy: EnergyMove = field(default_factory=dict)
+    edges: dict[str, float] = field(default_factory=dict)
+    kg: CarbonMove = field(default_factory=dict)
+
+    @classmethod
+    def into_unknown(cls, moves: Sequence[Move]) -> Move:
+        """All energy that these move, not known at all: what then is unknown too stands on some of it."""
+        energy = {key: math.nan for move in moves for key in move.energy}
+        return cls(energy, {edge: math.nan for move in moves for edge in move.edges})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HourlyPower:
+    """Electricity across the fence hour by hour.
+
+    Attributes:
+        edges: Ids, E of them; kwh: shape (E, H), NaN where unknown.
+        clean, sold: Shape (E,): own and direct-line power that carries nothing; what leaves.
+    """
+
+    edges: tuple[str, ...]
+    kwh: Floats
+    clean: Flags
+    sold: Flags
+
+    def match(self, more: Mapping[str, float] | None = None) -> float:
+        """Hourly match 0..1, edges with that share more; NaN where no hour is known whole."""
+        weight = 1 + np.array([(more or {}).get(edge, 0.0) for edge in self.edges])
+        clean_kwh = (weight * self.clean) @ self.kwh
+        load_kwh = (weight * np.where(self.sold, -1.0, 1.0)) @ self.kwh
+        return hourly_match(load_kwh, np.minimum(clean_kwh, load_kwh))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +128,8 @@ class PeriodSums:
         nets_sold_energy: Whether the method set subtracts the carbon that left with sold energy.
         removed_kg: CO2 captured, used or stored on record; it is subtracted from nothing.
         collected_share: Share of the network's meters that delivered a good reading; None: nothing is metered.
-        hourly_match: Share 0..1 from `hourly_match`, where it was computed.
-        output: (amount, unit) of production, e.g. (1200.0, "t"); value_cny: industrial added value.
+        hourly_match: Share 0..1, None where it cannot be known; hourly: the hours it was computed from.
+        output: Good output by unit, e.g. {"t": 1200.0}; value_cny: industrial added value.
         days: Length of the period; None: a year.
     """
 
@@ -104,7 +150,8 @@ class PeriodSums:
     removed_kg: float = 0.0
     collected_share: float | None = None
     hourly_match: float | None = None
-    output: tuple[float, str] | None = None
+    hourly: HourlyPower | None = None
+    output: Mapping[str, float] = field(default_factory=dict)
     value_cny: float | None = None
     days: float | None = None
 
@@ -122,15 +169,18 @@ class PeriodSums:
             for carrier in carriers
         }
 
-    def moved(self, energy: EnergyMove, kg: CarbonMove) -> PeriodSums:
-        """The sums with more energy, by (field, carrier), and more emissions, by (scope, basis)."""
+    def moved(self, move: Move) -> PeriodSums:
+        """The sums with what the move holds more."""
         fields: dict[str, dict[str, float]] = {}
-        for (name, carrier), kwh in energy.items():
+        for (name, carrier), kwh in move.energy.items():
             column = fields.setdefault(name, dict(getattr(self, name)))
             if carrier in column:
                 column[carrier] += kwh
-        emissions = {key: amount + kg.get(key, 0.0) for key, amount in self.emissions_kg.items()}
+        emissions = {key: amount + move.kg.get(key, 0.0) for key, amount in self.emissions_kg.items()}
         changed: dict[str, Any] = {**fields, "emissions_kg": emissions}
+        if self.hourly is not None and not move.edges.keys().isdisjoint(self.hourly.edges):
+            match = self.hourly.match(move.edges)
+            changed["hourly_match"] = None if math.isnan(match) else match
         return replace(self, **changed)
 
     def own_used_kwh(self) -> float:
@@ -163,6 +213,11 @@ class Indicator:
     reached: str | None = None
     note: str = ""
     stages: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, str, str | None]:
+        """What tells a row from every other of its period."""
+        return self.indicator, self.unit, self.basis
 
 
 def energy_tce(used_kwh: Mapping[str, float], tce_basis: TceBasis, library: FactorLibrary) -> float:
@@ -294,12 +349,13 @@ def _add_electricity(made: _Made, sums: PeriodSums, total_kwh: float) -> None:
 def _add_per_output(
     made: _Made, sums: PeriodSums, tce: Mapping[TceBasis, float], total_kg: Mapping[Basis, float]
 ) -> None:
-    if sums.output is not None:
-        amount, unit = sums.output
+    for unit, amount in sums.output.items():
+        others = ", ".join(f"{made_} {other}" for other, made_ in sums.output.items() if other != unit)
+        note = f"the whole plant's, which made {others} besides" if others else ""
         for basis in TceBasis:
-            made.add("energy_per_output", _ratio(1000 * tce[basis], amount), f"kgce/{unit}", basis)
+            made.add("energy_per_output", _ratio(1000 * tce[basis], amount), f"kgce/{unit}", basis, note)
         for flow, kg in total_kg.items():
-            made.add("emissions_per_output", _ratio(kg, amount), f"kgCO2e/{unit}", flow)
+            made.add("emissions_per_output", _ratio(kg, amount), f"kgCO2e/{unit}", flow, note)
     if sums.value_cny is not None:
         for basis in TceBasis:
             made.add("energy_per_value", _ratio(tce[basis], sums.value_cny / 1e4), "tce/10^4 CNY", basis)

@@ -58,13 +58,14 @@ def _precursor(given: Mapping[str, Any], year: int, library: FactorLibrary) -> P
     )
 
 
-def output(entries: Sequence[Entry], start_ns: int, end_ns: int) -> tuple[float, str] | None:
-    """Good output in [start, end); None where nothing is recorded or units differ, which cannot be added."""
-    made = [(Production.of(entry.body), entry.part_in(start_ns, end_ns)) for entry in entries]
-    units = {production.unit for production, _ in made}
-    if len(units) != 1:
-        return None
-    return sum(production.amount * part for production, part in made), units.pop()
+def output(entries: Sequence[Entry], start_ns: int, end_ns: int) -> dict[str, float]:
+    """Good output in [start, end), by unit."""
+    amounts: dict[str, float] = {}
+    for entry in entries:
+        production = Production.of(entry.body)
+        made = production.amount * entry.part_in(start_ns, end_ns)
+        amounts[production.unit] = amounts.get(production.unit, 0.0) + made
+    return amounts
 
 
 def added_value_cny(entries: Sequence[Entry], start_ns: int, end_ns: int) -> float | None:

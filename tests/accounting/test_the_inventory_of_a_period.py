@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 from openpyxl import load_workbook
 
 from core.carbon.factors import FactorLibrary
+from core.clock import parse_rfc3339
+from core.inventory import Inventories
+from core.period import Periods
+from core.registers.shelf import Registers
+from core.store.factor_use import factors_used
 
 SEPTEMBER_H, OCTOBER_H = 720.0, 744.0
 GAS = FactorLibrary.shipped().fuel("natural_gas@ndrc_other_industry").kgco2_per_kwh(oxidised=True)
@@ -110,6 +117,11 @@ async def test_indicators_say_how_sure_their_emissions_are(office: Any) -> None:
     # Own 20 of used 120 kW: the share is off by 1 % of the grid's part of the use.
     share = rows["non_fossil_electricity_share", None]
     assert share["uncertainty"] == pytest.approx(0.01 * 100 / 120, rel=0.01)
+    # Of every hour's 120 kWh the roof's 20 are clean: the match moves as the share does.
+    match = rows["hourly_match", None]
+    assert match["value"] == pytest.approx(100 * 20 / 120)
+    assert match["uncertainty"] == pytest.approx(0.01 * 100 / 120, rel=0.01)
+    assert rows["self_use", None]["uncertainty"] is None  # nobody states how good the roof's meter is
     on_location = rows["emissions_scope_2", "location"]
     assert (on_location["factors"], on_location["levels"]) == (["grid_cn:CN-CQ:2023:average"], ["provincial"])
     assert rows["emissions_scope_2", "market"]["levels"] == ["national"]
@@ -119,6 +131,25 @@ async def test_indicators_say_how_sure_their_emissions_are(office: Any) -> None:
     assert per_tce["unverified"] is False
     as_csv = await office.http.get("/v1/indicators", params={"period": "2026", "format": "csv"})
     assert len(list(csv.DictReader(io.StringIO(as_csv.text.removeprefix(chr(0xFEFF)))))) == len(rows)
+
+
+async def test_what_cancels_in_a_share_is_known_to_be_off_by_nothing(office: Any) -> None:
+    """The grid's meter reads the roof too: all is off alike, and nothing is sold."""
+    points = tuple(
+        replace(point, device="m-grid") if point.id == "roof.energy" else point
+        for point in office.plant.points
+    )
+    plant, services = replace(office.plant, points=points), office.app.state.services
+    registers = Registers(office.store.pool, plant, services.library())
+    periods = Periods(plant, office.store, services.library(), registers)
+    books = Inventories(plant, office.store, periods, registers, partial(factors_used, office.store.pool))
+    day = parse_rfc3339("2026-09-09T16:00:00Z"), parse_rfc3339("2026-09-10T16:00:00Z")
+
+    rows = {row["indicator"]: row for row in await books.indicators(*day, "zero-carbon-factory")}
+
+    assert (rows["self_use"]["value"], rows["self_use"]["uncertainty"]) == (100.0, 0.0)
+    assert rows["hourly_match"]["uncertainty"] == pytest.approx(0.0, abs=1e-12)
+    assert rows["energy"]["uncertainty"] == pytest.approx((1.2**2 + 1.0**2) ** 0.5 / 180)
 
 
 async def test_emissions_of_months_and_longer_say_how_sure_they_are_and_what_they_stand_on(

@@ -134,13 +134,23 @@ def test_a_regime_that_nets_sold_energy_takes_out_the_carbon_that_left(library: 
 
 
 def test_output_and_value_give_specific_figures(library: FactorLibrary) -> None:
-    sums = replace(GRID_ONLY, output=(500.0, "t"), value_cny=2e7)
+    sums = replace(GRID_ONLY, output={"t": 500.0}, value_cny=2e7)
 
     rows = by_name(sums, library)
 
     assert rows["emissions_per_output", "location"].value == pytest.approx(1061.2)
     assert rows["emissions_per_output", "location"].unit == "kgCO2e/t"
     assert rows["energy_per_value", "calorific"].value == pytest.approx(122.9 / 2000)
+
+
+def test_goods_counted_in_different_units_have_a_figure_each_that_says_so(library: FactorLibrary) -> None:
+    sums = replace(GRID_ONLY, output={"t": 500.0, "pcs": 2000.0})
+
+    rows = {row.key: row for row in indicators(sums, library)}
+    per_t, per_piece = (rows["emissions_per_output", unit, "location"] for unit in ("kgCO2e/t", "kgCO2e/pcs"))
+
+    assert (per_t.value, per_piece.value) == (pytest.approx(1061.2), pytest.approx(530_600 / 2000))
+    assert per_t.note == "the whole plant's, which made 2000.0 pcs besides"
 
 
 def test_electrification_counts_end_use(library: FactorLibrary) -> None:
