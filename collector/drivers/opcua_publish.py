@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from asyncua import ua
@@ -31,6 +31,7 @@ _MOST_MISSING: Final = 100
 class _Subscription:
     published: Callable[[PublishAnswer], None]
     expected: int | None = None  # sequence number
+    in_turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # else a late one would pass for the newest
 
 
 class Publisher:
@@ -48,7 +49,6 @@ class Publisher:
         self._acknowledge: list[ua.SubscriptionAcknowledgement] = []
         self._requests: set[asyncio.Task[None]] = set()
         self._most = MOST_REQUESTS
-        self.republished = 0
 
     async def subscribe(
         self, parameters: ua.CreateSubscriptionParameters, published: Callable[[PublishAnswer], None]
@@ -90,16 +90,16 @@ class Publisher:
                         return
                     await asyncio.sleep(1.0)
                 else:
-                    await self._take(answer)
+                    subscription = self._subscriptions.get(answer.subscription)
+                    if subscription is not None:
+                        async with subscription.in_turn:
+                            await self._take(subscription, answer)
         except (OSError, DeviceUnreachable) as why:
             self._lost(f"link lost: {said(why)}")
         except Exception as why:  # of bytes that are no such message anything can come
             self._lost(f"publish answer: {said(why)}")
 
-    async def _take(self, answer: PublishAnswer) -> None:
-        subscription = self._subscriptions.get(answer.subscription)
-        if subscription is None:
-            return
+    async def _take(self, subscription: _Subscription, answer: PublishAnswer) -> None:
         expected, sequence = subscription.expected, answer.sequence
         missing = (sequence - expected) % _SEQUENCE if expected is not None else 0
         if missing < _SEQUENCE // 2:  # else it is one that was asked for again
@@ -127,6 +127,4 @@ class Publisher:
         request = ua.RepublishRequest()
         request.Parameters.SubscriptionId = ua.UInt32(subscription)
         request.Parameters.RetransmitSequenceNumber = ua.UInt32(sequence)
-        answer = republished(await self._session.send(request), subscription)
-        self.republished += 1
-        return answer
+        return republished(await self._session.send(request), subscription)
