@@ -132,7 +132,8 @@ class FootprintBook:
         energy = await self._electricity(nodes, hours)
         mine = [made for made in everything if made.product is product]
         direct, shared = ({made.id: dict.fromkeys(map(int, Scope), 0.0) for made in mine} for _ in range(2))
-        kwh, life_cycle_kg = dict.fromkeys(direct, 0.0), dict.fromkeys(direct, 0.0)
+        kwh = dict.fromkeys(direct, 0.0)
+        life_cycle_kg = dict.fromkeys(direct, math.nan if product.life_cycle_factor is None else 0.0)
         factor = self._life_cycle(product, hours)
         idle_kg, unknown_hours = 0.0, 0
         for node in nodes:
