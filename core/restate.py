@@ -24,7 +24,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from core.carbon.factor_row import published_ns
+from core.carbon.factor_row import FactorRow, published_ns
+from core.carbon.factors import FactorLibrary
 from core.carbon.method import method_of
 from core.clock import datetime_of, rfc3339, time_ns_of
 from core.engine import Engine
@@ -559,12 +560,18 @@ async def _stored_kg(store: Store, asked: Asked, flow: Flow) -> float:
     return float(series.columns["emissions_kgco2e"][mine].sum()) if mine else float("nan")
 
 
+def _row(library: FactorLibrary, id_: str) -> FactorRow | None:
+    """The row behind an id; None where the plant's folder no longer has it, as of a model of then."""
+    try:
+        return library.row(id_)
+    except BadRequest:
+        return None
+
+
 def _write_summary(made: Restated, asked: Asked, engine: Engine) -> None:
     """`restatement.json` beside the parts: what was asked, by which rows, and what came out."""
     rows = {
-        row: asdict(engine.library.row_by_id[row])
-        for row in sorted(made.factors)
-        if row in engine.library.row_by_id
+        id_: asdict(row) for id_ in sorted(made.factors) if (row := _row(engine.library, id_)) is not None
     }
     names = dict.fromkeys(flow.method_set for flow in made.site)
     said = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,8 @@ async def test_with_what_is_known_now_the_files_are_what_is_stored(
     assert_same_bits(written(made), await stored(works, bucket))
     assert made.parts == 4  # March, the hour two models share, March again, April
     assert all(kg == pytest.approx(here, rel=1e-12) for kg, here in made.site.values())
-    assert "grid_cn:CN-CQ:2023:average" in (made.folder / "restatement.json").read_text("utf-8")
+    told = json.loads((made.folder / "restatement.json").read_text("utf-8"))["factors"]
+    assert {"grid_cn:CN-CQ:2023:average", "number:0.0"} <= told.keys() == made.factors
 
 
 async def test_with_what_was_known_then_they_are_what_a_recomputation_would_store(
