@@ -12,6 +12,7 @@ Standard, chapter 9; Scope 2 Guidance 7.1 (both bases side by side).
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,7 +22,7 @@ import numpy as np
 
 from core.carbon.accounting import Effects, effects
 from core.carbon.factors import FactorLibrary
-from core.carbon.indicators import NATIONAL, Indicator, Move, indicators
+from core.carbon.indicators import NATIONAL, Indicator, Move, PeriodSums, indicators
 from core.carbon.method import (
     TCE_ELECTRICITY,
     MethodSet,
@@ -396,6 +397,16 @@ class Inventories:
         sums = await self._periods.sums(start_ns, end_ns, method_set_id)
         made = await self.of(start_ns, end_ns, method_set_id)
         rows = indicators(sums, self._library, scheme)
+        off = await asyncio.to_thread(self._off, rows, sums, made, scheme)
+        return [
+            {**asdict(row), "uncertainty": off.get(row.key), **asdict(self._standing_of(row, made))}
+            for row in rows
+        ]
+
+    def _off(
+        self, rows: Sequence[Indicator], sums: PeriodSums, made: Inventory, scheme: str
+    ) -> dict[tuple[str, str, str | None], float]:
+        """How far each indicator may be off, by its key, where somebody states it."""
         moves = list(made.moves())
 
         def values(move: Move) -> dict[tuple[str, str, str | None], float | None]:
@@ -416,10 +427,7 @@ class Inventories:
         if still:
             unknown = values(Move.into_unknown(moves))
             off |= {key: 0.0 for key in still if unknown.get(key) is None}
-        return [
-            {**asdict(row), "uncertainty": off.get(row.key), **asdict(self._standing_of(row, made))}
-            for row in rows
-        ]
+        return off
 
     def _standing_of(self, row: Indicator, made: Inventory) -> Standing:
         """What an indicator stands on: the factors of its carbon, the coefficient of its tce."""
@@ -434,18 +442,20 @@ class Inventories:
             carbon.unverified or any(factor.unverified for factor in tce),
         )
 
-    def own_meter_uncertainty(self, node_id: str) -> float:
-        """Of what a load or export takes: its least certain meter's; 0 where none is stated or none is its own.
+    def own_meter_uncertainties(self) -> dict[str, float]:
+        """Of what each load and export takes: its least certain meter's; only those of which one is stated.
 
         The meter of a source is none of the load's own: what came in is as uncertain as that already.
         """
-        node = self._plant.node_by_id.get(node_id)
-        if node is None or node.kind not in (NodeKind.LOAD, NodeKind.EXPORT):
-            return 0.0
         nodes = self._plant.node_by_id
-        inside = [e for e in self._plant.edges if nodes[e.source].kind is not NodeKind.SOURCE]
-        stated = [self._meter_uncertainty(e)[1] for e in inside if e.target == node_id]
-        return max((share for share in stated if share is not None), default=0.0)
+        worst: dict[str, float] = {}
+        for edge in self._plant.edges:
+            takes = nodes[edge.target].kind in (NodeKind.LOAD, NodeKind.EXPORT)
+            if takes and nodes[edge.source].kind is not NodeKind.SOURCE:
+                _, share = self._meter_uncertainty(edge)
+                if share is not None:
+                    worst[edge.target] = max(share, worst.get(edge.target, 0.0))
+        return worst
 
     def _meter_moves(self, energy: _Energies, lines: Sequence[Line]) -> Mapping[str, Move]:
         """By meter and entry, what its uncertainty is worth in the sums of energy and in the hours across the fence."""

@@ -78,10 +78,11 @@ async def emissions(
         made = (await books.of(span.start_ns, span.end_ns, method)).metered()
         stands = {s: asdict(made.standing(services.library(), basis, s)) for s in (1, 2)}
         off = {s: made.uncertainty(basis, s) for s in (1, 2)}
+        own = books.own_meter_uncertainties()
         for row in rows:
             scope = int(str(row["scope"]))
-            own = books.own_meter_uncertainty(str(row["node"]))
-            row |= {"uncertainty": math.hypot(off[scope], own), **stands[scope]}
+            whole = math.hypot(off[scope], own.get(str(row["node"]), 0.0))
+            row |= {"uncertainty": whole, **stands[scope]}
     return Json(rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -103,6 +104,7 @@ async def test_a_plc_counter_makes_a_batch_of_every_hour_it_moved(office: Any) -
     assert [batch.made.good for batch in found.batches] == pytest.approx([10.0] * 24)
     assert [batch.per_good_kg for batch in found.batches] == pytest.approx([5 * GAS] * 24)
     assert found.idle_kg == 0.0
+    assert all(math.isnan(batch.life_cycle_kg) for batch in found.batches)  # no life-cycle factor declared
     assert sums.output == {"t": pytest.approx(240.0)}
 
 
@@ -156,6 +158,8 @@ async def test_monte_carlo_repeats_with_its_seed_and_agrees_with_propagation(off
     assert first == again
     assert other["monte_carlo"]["mean"] != first["monte_carlo"]["mean"]
     assert first["monte_carlo"]["uncertainty"] == pytest.approx(first["propagated"], rel=0.02)
+    empty = await get(office, "/v1/uncertainty", period="2020-01")
+    assert (empty["propagated"], empty["monte_carlo"]["mean"]) == (None, None)
 
 
 async def test_a_monte_carlo_run_keeps_its_seed_and_terms_over_a_restart(office: Any) -> None:
