@@ -10,22 +10,22 @@ from fastapi import Depends, Request
 
 from api.security import Auth
 from core.alerts import Alarms
+from core.answers.footprint import Footprints
+from core.answers.inventory import Inventories
+from core.answers.ledger import LedgerDay
+from core.answers.reconciliation import ReconciledEdge
+from core.answers.shares import Shares
 from core.bus import LiveUpdate, LocalBus
 from core.carbon.factors import FactorLibrary
 from core.carbon.green_power import NonFossil
 from core.carbon.indicators import PeriodSums
 from core.clock import Clock
 from core.energy.register import MeterEvent
-from core.explain import Explanations
-from core.footprint import Footprints
 from core.health import Health
-from core.inventory import Inventories
-from core.ledger import LedgerDay
 from core.plant.model import Plant
-from core.reconciliation import ReconciledEdge
+from core.proof.explain import Explanations
 from core.registers.monte_carlo import MonteCarloRuns
 from core.registers.shelf import Registers
-from core.shares import Shares
 from core.store.seam import Store
 
 

@@ -13,24 +13,24 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from core.bus import LocalBus
-from core.by_day import ByDay
 from core.clock import SystemClock, parse_rfc3339, rfc3339
+from core.compute.history import History
+from core.compute.pipeline import Pipeline
+from core.compute.workers import Workers, begin_worker
 from core.errors import BadRequest, Fault
+from core.files.by_day import ByDay
+from core.files.importer import read_samples
 from core.health import Health
-from core.history import History
-from core.importer import read_samples
-from core.pipeline import Pipeline
 from core.plant.model import Plant
-from core.recompute import recompute
-from core.restate import restate
+from core.proof.recompute import recompute
+from core.proof.restate import restate
+from core.proof.sealing import Sealing, Verdict
+from core.registers.withdrawal import withdraw
 from core.samples import PointTable
 from core.seal import Seal
-from core.sealing import Sealing, Verdict
 from core.store.claim import EngineClaim, is_dirty_up_to, newest_dirty
 from core.store.postgres import PostgresStore
 from core.store.seam import Conflict, Correction, WriteReport
-from core.withdrawal import withdraw
-from core.workers import Workers, begin_worker
 from ecmc.opened import opened_store, plant_engine
 from ecmc.progress import Progress
 

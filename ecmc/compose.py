@@ -28,32 +28,33 @@ from collector.spool import Spool
 from collector.supervise import forward
 from core.alerts import Alarms
 from core.alerts.log import PostgresAlertLog
+from core.alerts.watch import Watch
+from core.answers.footprint import FootprintBook
+from core.answers.inventory import Inventories
+from core.answers.ledger import LedgerDay, counter_ledger
+from core.answers.period import Periods
+from core.answers.reconciliation import ReconciledEdge, reconciliation
+from core.answers.shares import Shares
 from core.bus import COMMITTED, LIVE, LiveUpdate, LocalBus
 from core.carbon.factors import FactorLibrary
 from core.clock import SystemClock
+from core.compute.engine import Engine
+from core.compute.live import Live
+from core.compute.pipeline import Pipeline
 from core.energy.register import MeterEvent
-from core.engine import Engine
 from core.errors import EcmcError, StoreTrouble, StoreUnavailable
-from core.explain import Explanations
-from core.footprint import FootprintBook
+from core.files.inbox import Inbox
 from core.health import Health, Status
-from core.inbox import Inbox
-from core.inventory import Inventories
-from core.ledger import LedgerDay, counter_ledger
-from core.live import Live
 from core.metrics import DISK_FREE_BYTES, count_written
-from core.period import Periods
-from core.pipeline import Pipeline
 from core.plant.model import Plant
 from core.plant.watched import DISK
+from core.proof.explain import Explanations
+from core.proof.sealing import Sealing
 from core.quality import GOOD
-from core.reconciliation import ReconciledEdge, reconciliation
 from core.registers.meter_event import points_of
 from core.registers.monte_carlo import MonteCarloRuns
 from core.registers.shelf import Registers
 from core.samples import SampleBatch, batch_of_rows
-from core.sealing import Sealing
-from core.shares import Shares
 from core.store.claim import EngineClaim
 from core.store.embedded import EmbeddedServer
 from core.store.factor_use import factors_used
@@ -61,7 +62,6 @@ from core.store.postgres import PostgresStore
 from core.store.room import Level, Room
 from core.store.seam import WriteReport
 from core.store.upkeep import keep_store
-from core.watch import Watch
 from ecmc.folder import archive_in, data_folder
 from ecmc.opened import plant_engine
 from ecmc.reload import PlantWatch

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from core.clock import SystemClock
-from core.engine import Engine
+from core.compute.engine import Engine
 from core.plant.model import Plant
 from core.samples import NS_PER_S
 from core.settings import default_data_folder, prepare_data_folder

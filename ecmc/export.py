@@ -15,7 +15,7 @@ from ecmc.option import DataFolder, Dsn, PlantFolder
 from ecmc.progress import progress_bar
 
 if TYPE_CHECKING:
-    from core.exporter import Block
+    from core.files.exporter import Block
     from core.plant.model import Plant
     from core.store.seam import Bucket, Series, Store
 
@@ -77,7 +77,7 @@ def export(
     """Write samples, energy or emissions of [start, end) to a file."""
     from core.clock import parse_rfc3339
     from core.errors import BadRequest
-    from core.exporter import format_of, sheet
+    from core.files.exporter import format_of, sheet
     from core.results import SITE
     from ecmc.folder import read_plant
     from ecmc.opened import opened_store

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from core.carbon.factors import FactorLibrary
-from core.engine import Engine
+from core.compute.engine import Engine
 from core.errors import StoreUnavailable
 from core.plant.model import Plant
 from core.registers.shelf import Registers

@@ -17,6 +17,8 @@ from api.routes.registers import Cursor, Limit, Who, after, page, table
 from api.routes.series import InBasis, MethodSet, asked_method_set, inventories_at
 from api.table import InMedia, Sheet, download
 from api.window import moment_ns, period_span
+from core.answers.footprint import BatchFootprint
+from core.answers.inventory import Standing
 from core.carbon.factor_row import FactorRow, published_ns
 from core.carbon.green_power import fossil_remainder_kg
 from core.carbon.indicators import ELECTRICITY, schemes, trajectory
@@ -26,8 +28,6 @@ from core.carbon.sector import sectors
 from core.carbon.uncertainty import combined_uncertainty, monte_carlo
 from core.clock import rfc3339
 from core.errors import BadRequest
-from core.footprint import BatchFootprint
-from core.inventory import Standing
 from core.plant.model import NodeKind, Origin, Plant
 from core.registers.monte_carlo import MonteCarloRuns, Run
 from core.results import Basis

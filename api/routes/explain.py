@@ -12,7 +12,7 @@ from api.errors import UnknownName
 from api.routes.series import InBasis, MethodSet, asked_method_set
 from api.window import InSpan, moment_ns
 from core.errors import BadRequest
-from core.explain import EdgeExplained, NodeExplained
+from core.proof.explain import EdgeExplained, NodeExplained
 from core.results import Basis
 
 router = APIRouter(prefix="/v1", tags=["pedigree"])

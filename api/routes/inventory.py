@@ -13,9 +13,9 @@ from api.deps import InPlant, InServices
 from api.routes.series import KnownAt, MethodSet, asked_method_set, inventories_at
 from api.table import InMedia, Sheet, download
 from api.window import period_span
+from core.answers.inventory import CATEGORIES, Inventory, Line, Total, known_sum
 from core.carbon.factor_row import FactorRow
 from core.clock import datetime_of, rfc3339
-from core.inventory import CATEGORIES, Inventory, Line, Total, known_sum
 from core.plant.model import Label, Plant, Statement
 from core.results import Basis
 from core.samples import Floats

@@ -25,8 +25,8 @@ from api.routes.registers import (
 )
 from api.table import InMedia
 from api.window import InSpan, known, moment_ns
+from core.answers.ledger import LedgerDay
 from core.clock import rfc3339
-from core.ledger import LedgerDay
 from core.registers.form import meter_events
 from core.registers.meter_event import MeterEntry, points_of
 

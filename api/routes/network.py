@@ -15,11 +15,11 @@ from api.errors import UnknownName
 from api.routes.registers import table
 from api.table import InMedia
 from api.window import InSpan, known
+from core.answers.reconciliation import ASSUMED_CLASS, ReconciledEdge
+from core.answers.shares import Made
 from core.clock import rfc3339
 from core.plant.model import NodeKind
-from core.reconciliation import ASSUMED_CLASS, ReconciledEdge
 from core.results import SITE
-from core.shares import Made
 
 router = APIRouter(prefix="/v1", tags=["energy and carbon"])
 

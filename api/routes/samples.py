@@ -20,9 +20,9 @@ from core.errors import BadRequest
 from core.metrics import count_written
 from core.plant.model import Plant
 from core.quality import BAD, STATUS_OF_QUALITY, Quality
+from core.registers.withdrawal import withdraw
 from core.samples import AHEAD_NS, PointTable, SampleBatch, sample_batch
 from core.store.seam import Conflict, Correction, WriteReport
-from core.withdrawal import withdraw
 
 router = APIRouter(prefix="/v1", tags=["samples"])
 

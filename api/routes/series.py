@@ -15,9 +15,9 @@ from api.answer import BalanceRow, EmissionRow, EnergyRow, IndicatorRow, Intensi
 from api.deps import InPlant, InServices, Services
 from api.table import InMedia, Sheet, download
 from api.window import InBucketedSpan, ShiftNames, known, moment_ns, period_span
+from core.answers.inventory import Inventories
 from core.carbon.indicators import NATIONAL
 from core.errors import BadRequest
-from core.inventory import Inventories
 from core.plant.model import Plant
 from core.results import SITE, Basis, Scope
 from core.store.seam import Series

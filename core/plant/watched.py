@@ -1,6 +1,6 @@
 """The alarm rules every plant has about its own figures, beside the missing-data rules of its meters.
 
-Their points are no meter's: `core.watch` makes the readings from what was computed.
+Their points are no meter's: `core.alerts.watch` makes the readings from what was computed.
 """
 
 from __future__ import annotations

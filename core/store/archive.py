@@ -2,7 +2,7 @@
 
 `month=2026-03/samples.parquet` holds a month (UTC) of every point, in the order
 of (point, time). A month is written once all of it is closed (see
-`core.sealing`), and again when something came late for it; samples leave the
+`core.proof.sealing`), and again when something came late for it; samples leave the
 database only when their month is here. Together, the database before the file
 where both have a key, they are all there ever was.
 """
@@ -22,10 +22,10 @@ import numpy as np
 
 from core.clock import datetime_of, parse_rfc3339, rfc3339, time_ns_of
 from core.errors import StoreUnavailable
-from core.part import settle
 from core.quality import quality_of
 from core.samples import Times
 from core.store.copy import copy_out, time_ns_of_pg
+from core.store.part import settle
 from core.store.refusal import refusals
 from core.store.seals import kept_from
 from core.store.table import Connection, months_between

@@ -195,7 +195,7 @@ class Series:
 
 
 class Figures(Protocol):
-    """What a period's accounts are made from: those of now (`Store`), or those of a past time (`core.then`)."""
+    """What a period's accounts are made from: those of now (`Store`), or those of a past time (`core.answers.then`)."""
 
     async def readings(
         self, points: Sequence[str], start_ns: int, end_ns: int, step_spread_ns: int

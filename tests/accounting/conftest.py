@@ -18,25 +18,25 @@ from api.app import create_app
 from api.deps import Services
 from core.alerts import Alarms
 from core.alerts.log import PostgresAlertLog
+from core.answers.footprint import FootprintBook
+from core.answers.inventory import Inventories
+from core.answers.ledger import counter_ledger
+from core.answers.period import Periods
+from core.answers.reconciliation import reconciliation
+from core.answers.shares import Shares
 from core.bus import LocalBus
 from core.carbon.factors import FactorLibrary
 from core.clock import SystemClock, parse_rfc3339
+from core.compute.engine import Engine
+from core.compute.pipeline import Pipeline
 from core.energy.register import MeterEvent
-from core.engine import Engine
-from core.explain import Explanations
-from core.footprint import FootprintBook
 from core.health import Health
-from core.inventory import Inventories
-from core.ledger import counter_ledger
-from core.period import Periods
-from core.pipeline import Pipeline
 from core.plant.load import load_plant
 from core.plant.model import Plant
-from core.reconciliation import reconciliation
+from core.proof.explain import Explanations
 from core.registers.monte_carlo import MonteCarloRuns
 from core.registers.shelf import Registers
 from core.samples import NS_PER_S, PointTable, sample_batch
-from core.shares import Shares
 from core.store.factor_use import factors_used
 from core.store.postgres import PostgresStore
 

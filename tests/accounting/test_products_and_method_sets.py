@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from core.answers.footprint import FootprintBook
+from core.answers.period import Periods
 from core.carbon.factors import FactorLibrary
 from core.carbon.sector import sectors
 from core.clock import SystemClock, parse_rfc3339
-from core.footprint import FootprintBook
-from core.period import Periods
 from core.plant.model import Label, Product
 from core.registers.activity import ActivityKind
 from core.registers.monte_carlo import MonteCarloRuns

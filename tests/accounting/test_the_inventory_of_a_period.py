@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from openpyxl import load_workbook
 
+from core.answers.inventory import Inventories
+from core.answers.period import Periods
 from core.carbon.factors import FactorLibrary
 from core.clock import parse_rfc3339
-from core.inventory import Inventories
-from core.period import Periods
 from core.registers.shelf import Registers
 from core.store.factor_use import factors_used
 

@@ -9,19 +9,19 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
+from core.answers.reconciliation import reconciliation
+from core.answers.shares import Shares, prices_at
 from core.bus import LocalBus
 from core.carbon.factors import FactorLibrary
 from core.clock import SystemClock, parse_rfc3339
-from core.engine import Engine
+from core.compute.engine import Engine
+from core.compute.pipeline import Pipeline
 from core.errors import BadRequest, FaultyInput
 from core.health import Health
-from core.pipeline import Pipeline
 from core.plant.load import load_plant
 from core.plant.model import Plant, Tariff, TariffPeriod
-from core.reconciliation import reconciliation
 from core.results import HOUR_NS
 from core.samples import NS_PER_S, PointTable, sample_batch
-from core.shares import Shares, prices_at
 from core.store.postgres import PostgresStore
 
 PROFILES = Path(__file__).resolve().parents[2] / "collector" / "profiles"

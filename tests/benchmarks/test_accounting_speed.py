@@ -14,15 +14,15 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
+from core.answers.inventory import Inventories
+from core.answers.period import Periods
 from core.bus import LocalBus
 from core.carbon.factors import FactorLibrary
 from core.carbon.method import METHOD_SET_IDS
 from core.clock import SystemClock, parse_rfc3339
-from core.engine import Engine
+from core.compute.engine import Engine
+from core.compute.pipeline import Pipeline
 from core.health import Health
-from core.inventory import Inventories
-from core.period import Periods
-from core.pipeline import Pipeline
 from core.plant.load import load_plant
 from core.plant.model import Plant
 from core.registers.shelf import Registers

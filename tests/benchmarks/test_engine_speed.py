@@ -15,9 +15,9 @@ import pytest
 
 from core.carbon.factors import FactorLibrary
 from core.carbon.trace import Tracer
+from core.compute.engine import Engine
+from core.compute.live import Live
 from core.energy.register import register_energy
-from core.engine import Engine
-from core.live import Live
 from core.plant.load import load_plant
 from core.plant.model import Node, NodeKind, Plant
 from core.samples import NS_PER_S, PointTable, sample_batch

@@ -28,9 +28,9 @@ from synthetic_plant import fill_spool, write_plant
 from core.bus import LocalBus
 from core.carbon.factors import FactorLibrary
 from core.clock import SystemClock
-from core.engine import Engine
+from core.compute.engine import Engine
+from core.compute.pipeline import Pipeline
 from core.health import Health
-from core.pipeline import Pipeline
 from core.samples import NS_PER_S, PointTable, sample_batch
 from core.store.postgres import PostgresStore
 from core.store.seam import Correction

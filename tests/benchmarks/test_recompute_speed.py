@@ -16,20 +16,20 @@ import pytest
 from core.bus import LocalBus
 from core.carbon.factors import FactorLibrary
 from core.clock import SystemClock, parse_rfc3339
-from core.engine import Engine
+from core.compute.engine import Engine
+from core.compute.history import History
+from core.compute.pipeline import Pipeline
+from core.compute.workers import Workers, begin_worker
 from core.health import Health
-from core.history import History
-from core.part import energy_schema, part_writer
-from core.pipeline import Pipeline
 from core.plant.load import load_plant
 from core.plant.model import Plant
-from core.recompute import recompute
-from core.restate import GROUP_CELLS, Asked, Part, count_part, restate
+from core.proof.recompute import recompute
+from core.proof.restate import GROUP_CELLS, Asked, Part, count_part, restate
 from core.results import HOUR_NS
 from core.samples import NS_PER_S, Floats, PointTable, sample_batch
+from core.store.part import energy_schema, part_writer
 from core.store.postgres import PostgresStore
 from core.store.rollup import Ends
-from core.workers import Workers, begin_worker
 
 PROFILES = Path(__file__).resolve().parents[2] / "collector" / "profiles"
 START_NS = parse_rfc3339("2026-03-01T00:00:00Z")

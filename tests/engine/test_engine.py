@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from core.carbon.factors import FactorLibrary
 from core.clock import parse_rfc3339
-from core.engine import Engine
+from core.compute.engine import Engine
 from core.plant.model import NodeKind, Plant
 from core.results import HOUR_NS, Flow, WindowResult
 from core.samples import NS_PER_S, PointTable, SampleBatch, sample_batch

@@ -9,7 +9,7 @@ import pytest
 
 from core.carbon.factors import FactorLibrary
 from core.clock import parse_rfc3339
-from core.engine import Engine
+from core.compute.engine import Engine
 from core.lookback import WEEK_NS, WEEKS
 from core.plant.load import load_plant
 from core.plant.model import Plant

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 
 from core.alerts import Alarms
+from core.alerts.watch import SETTLED_NS, Watch, observed
+from core.answers.ledger import counter_ledger
 from core.bus import LiveNode, LiveUpdate, LocalBus
 from core.carbon.factors import FactorLibrary
 from core.clock import parse_rfc3339
-from core.engine import Engine
+from core.compute.engine import Engine
+from core.compute.pipeline import Pipeline
 from core.health import Health
-from core.ledger import counter_ledger
 from core.metrics import LIVE_ERROR
-from core.pipeline import Pipeline
 from core.plant.load import load_plant
 from core.plant.model import Plant
 from core.results import HOUR_NS, Mark, WindowResult
 from core.samples import NS_PER_S, PointTable, SampleBatch, sample_batch
 from core.store.postgres import PostgresStore
-from core.watch import SETTLED_NS, Watch, observed
 
 PROFILES = Path(__file__).resolve().parents[2] / "collector" / "profiles"
 START = parse_rfc3339("2026-03-02T00:00:00Z")

@@ -9,8 +9,8 @@ import pytest
 
 from core.carbon.factors import FactorLibrary
 from core.clock import parse_rfc3339
-from core.engine import Engine
-from core.live import Live
+from core.compute.engine import Engine
+from core.compute.live import Live
 from core.plant.load import load_plant
 from core.plant.model import Plant
 from core.samples import NS_PER_S, batch_of_rows

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from core.engine import STANDSTILL_NS, Bearing
-from core.pipeline import influence
+from core.compute.engine import STANDSTILL_NS, Bearing
+from core.compute.pipeline import influence
 from core.samples import NS_PER_S, PointTable, SampleBatch, sample_batch
 
 BEARING = Bearing(

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.by_day import ByDay
 from core.clock import parse_rfc3339
 from core.errors import Fault, FaultyInput
-from core.importer import read_samples
+from core.files.by_day import ByDay
+from core.files.importer import read_samples
 from core.quality import BAD, GOOD, UNCERTAIN
 from core.samples import PointTable, SampleBatch, concatenate, sample_batch
 

@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from core.errors import BadRequest, StoreRefused, StoreUnavailable
+from core.files.inbox import FAULTS_KEPT, PART, WRITE_ROWS, Inbox
 from core.health import Health, Status
-from core.inbox import FAULTS_KEPT, PART, WRITE_ROWS, Inbox
 from core.plant.model import Kind, Label, Plant, Point
 from core.samples import SampleBatch
 from core.store.seam import Conflict, WriteReport

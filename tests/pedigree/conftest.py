@@ -12,9 +12,9 @@ import pytest
 from core.bus import LocalBus
 from core.carbon.factors import FactorLibrary
 from core.clock import parse_rfc3339
-from core.engine import Engine
+from core.compute.engine import Engine
+from core.compute.pipeline import Pipeline
 from core.health import Health
-from core.pipeline import Pipeline
 from core.plant.load import load_plant
 from core.plant.model import Plant
 from core.results import HOUR_NS

@@ -11,8 +11,8 @@ import pytest
 
 from core.bus import LocalBus
 from core.clock import parse_rfc3339
+from core.compute.pipeline import Pipeline
 from core.health import Health
-from core.pipeline import Pipeline
 from core.results import HOUR_NS
 from core.samples import NS_PER_S, SampleBatch
 from core.seal import hour_digests

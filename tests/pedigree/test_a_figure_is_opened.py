@@ -11,7 +11,7 @@ import pytest
 
 from core.clock import parse_rfc3339
 from core.errors import BadRequest
-from core.explain import EdgeExplained, Explanations, NodeExplained
+from core.proof.explain import EdgeExplained, Explanations, NodeExplained
 from core.results import HOUR_NS
 from core.samples import SampleBatch
 

@@ -12,10 +12,10 @@ import pytest
 
 from core.clock import parse_rfc3339, rfc3339
 from core.errors import BadRequest
-from core.explain import Explanations
+from core.proof.explain import Explanations
+from core.proof.sealing import Sealing, Verdict
 from core.results import HOUR_NS
 from core.samples import PointTable, sample_batch
-from core.sealing import Sealing, Verdict
 from core.store.seam import Correction
 
 START_NS = parse_rfc3339("2026-03-01T16:00:00Z")  # 2 March in Shanghai

@@ -17,17 +17,17 @@ import pytest
 
 from core.bus import LocalBus
 from core.clock import parse_rfc3339, rfc3339
+from core.compute.engine import Engine
+from core.compute.pipeline import Pipeline
+from core.compute.workers import Workers
 from core.energy.register import EventKind, MeterEvent
-from core.engine import Engine
 from core.errors import BadRequest
 from core.health import Health
-from core.pipeline import Pipeline
 from core.plant.load import load_plant
-from core.recompute import Cause, Recomputed, recompute
+from core.proof.recompute import Cause, Recomputed, recompute
+from core.proof.sealing import Sealing
 from core.results import HOUR_NS
 from core.seal import Seal, hour_digests
-from core.sealing import Sealing
-from core.workers import Workers
 
 ECMC = Path(sys.executable).with_name("ecmc")
 PROFILES = Path(__file__).resolve().parents[2] / "collector" / "profiles"

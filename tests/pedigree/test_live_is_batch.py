@@ -17,13 +17,13 @@ import pytest
 
 from core.bus import LocalBus
 from core.clock import parse_rfc3339
-from core.engine import Engine
+from core.compute.engine import Engine
+from core.compute.pipeline import Pipeline
 from core.health import Health, Status
-from core.pipeline import Pipeline
+from core.proof.sealing import Sealing
 from core.results import HOUR_NS
 from core.samples import NS_PER_S, PointTable, SampleBatch, sample_batch
 from core.seal import hour_digests
-from core.sealing import Sealing
 from core.store.postgres import PostgresStore
 from core.store.seam import Correction
 from simulators.recording import steel

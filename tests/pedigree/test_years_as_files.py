@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.clock import parse_rfc3339, time_ns_of
+from core.compute.workers import HERE, Workers
 from core.errors import BadRequest
-from core.part import energies, energy_schema, part_writer
 from core.plant.load import load_plant
-from core.restate import Restated, restate
+from core.proof.restate import Restated, restate
 from core.results import HOUR_NS
 from core.samples import NS_PER_S, PointTable, sample_batch
-from core.workers import HERE, Workers
+from core.store.part import energies, energy_schema, part_writer
 
 PROFILES = Path(__file__).resolve().parents[2] / "collector" / "profiles"
 START_NS = parse_rfc3339("2026-03-26T16:00:00Z")

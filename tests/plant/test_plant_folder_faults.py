@@ -12,7 +12,7 @@ import pytest
 from core.carbon.factor_tables import TABLES
 from core.carbon.factors import FactorLibrary
 from core.carbon.method import METHOD_SETS_FILE
-from core.engine import Engine
+from core.compute.engine import Engine
 from core.errors import Fault
 from core.plant.archive import read_documents
 from core.plant.model import Plant

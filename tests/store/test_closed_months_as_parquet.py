@@ -13,13 +13,13 @@ from core.clock import parse_rfc3339
 from core.errors import StoreUnavailable
 from core.plant.model import Retention
 from core.quality import BAD, UNCERTAIN
+from core.registers.withdrawal import withdraw
 from core.results import HOUR_NS
 from core.samples import NS_PER_S, PointTable, SampleBatch, sample_batch
 from core.store.archive import Archive
 from core.store.postgres import PostgresStore
 from core.store.seam import Correction
 from core.store.upkeep import tidy
-from core.withdrawal import withdraw
 
 FIRST_NS = parse_rfc3339("2026-01-10T00:00:00Z")
 LAST_NS = parse_rfc3339("2026-04-20T00:00:00Z")

@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from core.bus import LocalBus
 from core.carbon.factors import FactorLibrary
 from core.clock import SystemClock, parse_rfc3339
-from core.engine import Engine
+from core.compute.engine import Engine
+from core.compute.pipeline import Pipeline
 from core.health import Health
-from core.pipeline import Pipeline
 from core.plant.model import Kind, Plant, Point
 from core.quality import BAD, GOOD, UNCERTAIN
+from core.registers.withdrawal import withdraw
 from core.results import HOUR_NS
 from core.samples import NS_PER_S, SampleBatch, batch_of_rows
 from core.store.postgres import PostgresStore
 from core.store.seam import Correction
-from core.withdrawal import withdraw
 
 START_NS = parse_rfc3339("2026-03-28T23:00:00Z")  # a Saturday to a Sunday: two weeks, two partitions
 QUARTER_NS = 900 * NS_PER_S

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from core.clock import parse_rfc3339
 from core.quality import BAD, BAD_TIMEOUT, BAD_WITHDRAWN, GOOD, UNCERTAIN
+from core.registers.withdrawal import withdraw
 from core.samples import NS_PER_S, PointTable, batch_of_rows, sample_batch
 from core.store.postgres import PostgresStore
 from core.store.seam import Correction
-from core.withdrawal import withdraw
 
 START_NS = parse_rfc3339("2026-10-01T00:00:00Z")
 DAY_NS = 86_400 * NS_PER_S

@@ -17,15 +17,15 @@ from datetime import date, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
+from core.answers.inventory import fuel_of
 from core.carbon.factors import FactorLibrary
 from core.clock import Clock, rfc3339, time_ns_of
+from core.compute.engine import Engine
+from core.compute.history import History, Known
+from core.compute.pipeline import computed, runs_of_hours
 from core.energy.register import LONGEST_SHAPED_NS
-from core.engine import Engine
 from core.errors import BadRequest, EcmcError, StoreTrouble
-from core.history import History, Known
-from core.inventory import fuel_of
 from core.lookback import WEEK_NS, WEEKS
-from core.pipeline import computed, runs_of_hours
 from core.results import HOUR_NS
 from core.seal import Seal, day_digest, first_difference, hour_digests, month_digest, whole_hours
 from core.store.seam import Stocks, Store

@@ -20,18 +20,18 @@ import numpy as np
 
 from core.bus import COMMITTED, LocalBus
 from core.clock import Clock, rfc3339
+from core.compute.engine import STANDSTILL_NS, Bearing, Engine
+from core.compute.history import History, Segment
+from core.compute.workers import HERE, Workers
 from core.energy.register import LONGEST_SHAPED_NS
-from core.engine import STANDSTILL_NS, Bearing, Engine
 from core.errors import BadRequest, StoreTrouble
 from core.health import Health, Part, Status
-from core.history import History, Segment
 from core.lookback import WEEK_NS, WEEKS, Wanted
 from core.metrics import CONSERVATION_ERROR, ENGINE_LAG_S, ENGINE_SECONDS, ENGINE_WINDOWS
 from core.plant.watched import CONSERVED
 from core.results import HOUR_NS, WindowResult
 from core.samples import NS_PER_S, SampleBatch, concatenate
 from core.store.seam import DirtyRange, Run, Stocks, Store
-from core.workers import HERE, Workers
 
 log = logging.getLogger(__name__)
 

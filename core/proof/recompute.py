@@ -23,14 +23,14 @@ import numpy as np
 
 from core.carbon.factor_row import published_ns
 from core.clock import datetime_of, rfc3339, time_ns_of
+from core.compute.history import History, Known
+from core.compute.pipeline import Pipeline, computed
+from core.compute.workers import Workers
 from core.errors import BadRequest
-from core.history import History, Known
-from core.pipeline import Pipeline, computed
 from core.results import HOUR_NS, WindowResult
 from core.seal import hour_digests
 from core.store.postgres import PostgresStore
 from core.store.seam import Pin, Stocks
-from core.workers import Workers
 
 PIECE_HOURS = 7 * 24
 PIECES_AT_ONCE = 4

@@ -2,7 +2,7 @@
 
 The file is read in blocks and judged to its end before anything of it is
 written, so a faulty one can be refused whole with every fault at its line and
-column. What is good waits in `core.by_day`, in little memory.
+column. What is good waits in `core.files.by_day`, in little memory.
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from core.answers.output import counted_output
 from core.carbon.product import Allocation, CbamSector, Embedded, Precursor, specific_embedded
 from core.clock import datetime_of, rfc3339
 from core.errors import BadRequest
-from core.output import counted_output
 from core.plant.model import Plant, Product
 from core.registers.book import Register
 from core.registers.production import Production

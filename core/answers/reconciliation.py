@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from core.compute.engine import Engine
 from core.energy.reconcile import Reconciled, reconcile
-from core.engine import Engine
 from core.errors import BadRequest
 from core.plant.model import NodeKind, PointMeter
 from core.results import HOUR_NS

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.bus import LiveNode, LiveUpdate
-from core.engine import Engine, Newest
+from core.compute.engine import Engine, Newest
 from core.quality import is_bad
 from core.samples import Floats, PointTable, SampleBatch, Times
 from core.store.seam import Stocks

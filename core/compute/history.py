@@ -17,7 +17,7 @@ from itertools import pairwise
 
 from core.carbon.factor_row import FactorRow
 from core.carbon.factors import FactorLibrary
-from core.engine import Engine
+from core.compute.engine import Engine
 from core.errors import EcmcError
 from core.plant.archive import PastPlant, read_documents
 from core.plant.model import Plant

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from core.compute.engine import Engine
 from core.energy.register import MeterEvent, power_against_register
-from core.engine import Engine
 from core.errors import BadRequest
 from core.lookback import Columns
 from core.results import IntervalEnergy, Mark

@@ -16,11 +16,11 @@ from typing import Final
 
 import numpy as np
 
+from core.answers.ledger import counter_ledger
 from core.bus import LiveUpdate
 from core.clock import Clock, datetime_of, rfc3339, time_ns_of
+from core.compute.history import History
 from core.errors import EcmcError
-from core.history import History
-from core.ledger import counter_ledger
 from core.metrics import LIVE_ERROR, POWER_DIFFERENCE
 from core.plant.model import Edge, Node, NodeKind, PointMeter, Role
 from core.results import HOUR_NS, Basis, Mark, WindowResult

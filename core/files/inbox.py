@@ -17,11 +17,11 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from core.by_day import ByDay
 from core.clock import rfc3339
 from core.errors import EcmcError, Fault, FaultyInput, StoreTrouble
+from core.files.by_day import ByDay
+from core.files.importer import read_samples
 from core.health import Health, Status
-from core.importer import read_samples
 from core.plant.model import Plant
 from core.samples import AHEAD_NS, PointTable, SampleBatch
 from core.store.seam import Conflict, WriteReport

@@ -10,12 +10,12 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
+from core.answers.output import counted_output
 from core.carbon.factors import FactorLibrary
 from core.carbon.green_power import GreenPower, NonFossil, non_fossil
 from core.carbon.indicators import ELECTRICITY, HourlyPower, PeriodSums, green_power_of, indicators
 from core.carbon.method import MethodSet, method_of
 from core.clock import datetime_of, rfc3339
-from core.output import counted_output
 from core.plant.model import Node, NodeKind, Origin, Plant, PointMeter
 from core.registers.activity import Activity, activity_carbon, spread_over
 from core.registers.book import Entry, Register

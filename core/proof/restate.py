@@ -28,10 +28,14 @@ from core.carbon.factor_row import FactorRow, published_ns
 from core.carbon.factors import FactorLibrary
 from core.carbon.method import method_of
 from core.clock import datetime_of, rfc3339, time_ns_of
-from core.engine import Engine
+from core.compute.engine import Engine
+from core.compute.history import History
+from core.compute.pipeline import stocks_before
+from core.compute.workers import Workers
 from core.errors import BadRequest
-from core.history import History
-from core.part import (
+from core.results import HOUR_NS, SITE, Flow, IntervalEnergy, WindowResult, spread
+from core.samples import NS_PER_S, Floats
+from core.store.part import (
     Rows,
     emission_schema,
     energies,
@@ -42,13 +46,9 @@ from core.part import (
     part_writer,
     said_of,
 )
-from core.pipeline import stocks_before
-from core.results import HOUR_NS, SITE, Flow, IntervalEnergy, WindowResult, spread
-from core.samples import NS_PER_S, Floats
 from core.store.rollup import QUARTER_NS, Ends, Parts, columns_of_nodes, emission_parts, node_parts
 from core.store.seam import Computed, Stocks, Store
 from core.store.table import months_between
-from core.workers import Workers
 
 BUCKETS: Final = ("base", "15m", "1h")
 GROUP_CELLS: Final = 1_000_000  # edge intervals of a row group

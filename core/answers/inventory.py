@@ -20,6 +20,8 @@ from enum import StrEnum
 
 import numpy as np
 
+from core.answers.period import Periods, sum_of_source, sum_of_target
+from core.answers.then import FactorsUsed, FiguresThen
 from core.carbon.accounting import Effects, effects
 from core.carbon.factors import FactorLibrary
 from core.carbon.indicators import NATIONAL, Indicator, Move, PeriodSums, indicators
@@ -35,7 +37,6 @@ from core.carbon.method import (
     stand_ins,
 )
 from core.carbon.uncertainty import Term, combined_uncertainty
-from core.period import Periods, sum_of_source, sum_of_target
 from core.plant.model import Edge, Label, Node, NodeKind, Plant, PointMeter
 from core.registers.activity import Activity, activity_carbon, spread_over
 from core.registers.book import Register
@@ -44,7 +45,6 @@ from core.results import SITE, Basis, Scope
 from core.samples import Floats, Times
 from core.store.bucket import bucket_edges
 from core.store.seam import Figures, Series, Store
-from core.then import FactorsUsed, FiguresThen
 
 CATEGORIES = {
     1: Label("直接排放与清除", "Direct emissions and removals"),

@@ -20,6 +20,7 @@ from urllib.parse import urlencode
 
 import numpy as np
 
+from core.answers.inventory import fuel_of
 from core.carbon.factor_row import FactorRow, published_ns
 from core.carbon.method import (
     MethodSet,
@@ -30,10 +31,9 @@ from core.carbon.method import (
     source_factors,
 )
 from core.clock import rfc3339
-from core.engine import Engine
+from core.compute.engine import Engine
+from core.compute.history import NOW, History, Known
 from core.errors import BadRequest
-from core.history import NOW, History, Known
-from core.inventory import fuel_of
 from core.plant.model import (
     Device,
     Edge,

@@ -17,8 +17,8 @@ import numpy as np
 
 from core.carbon.trace import Tracer
 from core.clock import datetime_of
+from core.compute.history import History
 from core.errors import BadRequest
-from core.history import History
 from core.plant.model import Node, NodeKind, Origin, Plant, Tariff
 from core.results import HOUR_NS, SITE, WindowResult
 from core.samples import NS_PER_S, Floats, Times

@@ -22,7 +22,7 @@ from threading import Thread
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from core.engine import Engine
+from core.compute.engine import Engine
 from core.results import WindowResult
 from core.samples import SampleBatch
 from core.store.seam import Stocks

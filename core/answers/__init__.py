@@ -1,0 +1,1 @@
+"""What people ask of results: inventory, indicators, footprints, shares, the ledger of a meter. Nothing is stored."""
