@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from core import pipeline
+from core.compute import pipeline
 from core.store.seam import DirtyRange
 
 
