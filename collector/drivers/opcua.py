@@ -149,7 +149,8 @@ class OpcuaDriver:
         self._refused: list[tuple[_Group, Node]] = []
         self._retry_refused_s = 0.0
         self._memory = Memory(connection.id, learned)
-        self._complete_ns = 0  # up to where `read` gave all there is; no further than an open gap
+        self._given_ns = 0  # up to where `read` gave all there is; no further than an open gap
+        self._complete_ns = 0  # the same, once it is on disk
         self._kept_s = time.monotonic()
         self._gap: Gap | None = None
         self._closing_gap: asyncio.Task[None] | None = None
@@ -213,11 +214,12 @@ class OpcuaDriver:
                 raise DeviceUnreachable(f"{self.name}: {self._lost}")
             if batches:
                 if self._gap is None:
-                    self._complete_ns = self._known_until()
+                    self._given_ns = self._known_until()
                 return concatenate(batches)
 
     async def stored(self) -> None:
         """The server has been told already; what a crash takes, its history gives back where it has one."""
+        self._complete_ns = self._given_ns
         if time.monotonic() - self._kept_s >= REMEMBER_S:
             self._remember()
 
@@ -472,7 +474,7 @@ class OpcuaDriver:
     def _gap_since_last_run(self) -> Gap | None:
         since_ns, n = self._memory.known.get("complete_ns"), self._last_ns.size
         if (
-            self._complete_ns
+            self._given_ns
             or not isinstance(since_ns, int)
             or not plausible(since_ns, self._clock.now_ns())
         ):

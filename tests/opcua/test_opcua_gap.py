@@ -14,8 +14,9 @@ from asyncua import ua
 
 from collector.drivers import opcua_session
 from collector.drivers.opcua import OpcuaDriver
-from collector.drivers.opcua_decode import Node
+from collector.drivers.opcua_decode import CLOCK_TOLERANCE_S, Node
 from collector.drivers.opcua_history import across_marks, read_history
+from collector.memory import Memory
 from collector.spool import Spool
 from collector.supervise import Backoff, Link
 from core import quality
@@ -147,6 +148,25 @@ async def test_what_came_while_ecmc_was_not_running_is_read_from_the_history(
     )
     for name in ("Volume", "Stored"):
         server.set(name, -7)
+
+
+async def test_what_never_reached_the_disk_is_not_remembered_as_kept(
+    server: Any, plant_of: Callable[..., Plant], tmp_path: Path
+) -> None:
+    plant = plant_of(server.port, VOLUME, period_s=0.1, publish_interval_s=0.1, sampling_interval_s=0)
+    async with OpcuaDriver(plant, plant.connections[0], learned=tmp_path) as driver, asyncio.timeout(10):
+        server.set("Volume", 1)
+        while 1.0 not in (await driver.read()).value:
+            pass
+        await driver.stored()
+        kept_ns = time.time_ns()
+        await asyncio.sleep(0.5)
+        server.set("Volume", -7)
+        while -7.0 not in (await driver.read()).value:
+            pass
+
+    known_ns = Memory(driver.name, tmp_path).known["complete_ns"]
+    assert kept_ns - 6 * NS_PER_S < known_ns < kept_ns - CLOCK_TOLERANCE_S * NS_PER_S
 
 
 async def test_without_a_history_the_gap_is_marked_and_nothing_is_made_up(
