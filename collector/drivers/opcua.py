@@ -473,11 +473,7 @@ class OpcuaDriver:
 
     def _gap_since_last_run(self) -> Gap | None:
         since_ns, n = self._memory.known.get("complete_ns"), self._last_ns.size
-        if (
-            self._given_ns
-            or not isinstance(since_ns, int)
-            or not plausible(since_ns, self._clock.now_ns())
-        ):
+        if self._given_ns or not isinstance(since_ns, int) or not plausible(since_ns, self._clock.now_ns()):
             return None
         return Gap(np.full(n, since_ns), self._last_status.copy(), np.full(n, np.nan))
 

@@ -129,6 +129,30 @@ async def test_a_device_that_refuses_its_texts_is_read_all_the_same(device: Fiel
     assert (state.up, dict(state.identity), state.warning) == (True, {}, "")
 
 
+async def test_a_text_a_device_is_silent_about_takes_no_other_with_it_and_is_no_failure(
+    device: FieldDevice,
+) -> None:
+    async def one_text(request: Request) -> None:
+        if request.address <= SERIAL_AT:
+            request.send(device.pdu(request))
+
+    device.answer = one_text
+    serial(device, "SN-1")
+    texts = {
+        "serial_number": source(SERIAL_AT, "string", words=4),
+        "revision": source(600, "string", words=4),
+    }
+    plant = plant_of(
+        {"m": [point("a", source(0))]}, device.port, device_options={"m": {"texts": texts}}, timeout_s=0.1
+    )
+    async with modbus_driver(plant, plant.connections[0]) as driver:
+        await read_until(driver, lambda seen: len(values(seen, "a")) >= 1)
+        state = driver.devices()["m"]
+
+    assert (state.up, dict(state.identity)) == (True, {"serial_number": "SN-1"})
+    assert state.counters["timeouts"] == 1
+
+
 async def test_a_sunspec_device_says_who_it_is_in_its_common_model(device: FieldDevice) -> None:
     texts = b"Acme".ljust(32, b"\0") + b"PV 9".ljust(32, b"\0") + bytes(16) + b"2.1".ljust(16, b"\0")
     wire = b"SunS" + struct.pack(">HH", 1, 66) + texts + b"SN7".ljust(32, b"\0") + bytes(4)

@@ -375,7 +375,10 @@ class ModbusDriver:
         self._replanned.add(unit.device.id)
 
     async def _read_texts(self, unit: Unit) -> None:
-        """Ask it who it is; a text it refuses is left out."""
+        """Ask it who it is; a text it refuses is left out, and all from the first it is silent about.
+
+        It has just answered, so that is no sign of its being down.
+        """
         unit.texts_ns = self._clock.now_ns() + RECHECK_NS
         said: dict[str, str] = {}
         for name, source in unit.texts.items():
@@ -383,6 +386,8 @@ class ModbusDriver:
                 data, _ = await self._request(unit, source.function, source.address, source.words)
             except ModbusRefused:
                 continue
+            except DeviceSilent:
+                break
             if text := text_of(data, source):
                 said[name] = text
         if news := unit.says(said):
