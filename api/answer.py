@@ -139,6 +139,10 @@ class IntensityRow(BaseModel):
     start: str
     intensity_kgco2e_per_kwh: float | None
     shift: str | None = None  # with bucket=shift
+    uncertainty: float | None = None  # this and what follows from buckets of a month on, or when asked for
+    factors: list[str] = []
+    levels: list[str] = []
+    unverified: bool = False
 
 
 class BalanceRow(BaseModel):

@@ -34,6 +34,13 @@ KnownAt = Annotated[
     str | None, Query(description="RFC 3339: closed days as they stood then, entries as they counted then.")
 ]
 MethodSet = Annotated[str | None, Query(description="Default: the plant's first.")]
+Told = Annotated[
+    bool | None,
+    Query(
+        alias="uncertainty",
+        description="Uncertainty and factor rows with each row; default from buckets of a month on.",
+    ),
+]
 
 
 @router.get("/energy", response_model=list[EnergyRow])
@@ -53,13 +60,7 @@ async def emissions(
     node: Nodes = [],  # noqa: B006
     basis: InBasis = Basis.LOCATION,
     method_set: MethodSet = None,
-    told: Annotated[
-        bool | None,
-        Query(
-            alias="uncertainty",
-            description="Uncertainty and factor rows with each row; default from buckets of a month on.",
-        ),
-    ] = None,
+    told: Told = None,
 ) -> Json:
     """Emissions by node and scope: of a load what reaches it, of `site` what its meters say came in and burned.
 
@@ -94,14 +95,30 @@ async def intensity(
     node: Nodes = [],  # noqa: B006
     basis: InBasis = Basis.LOCATION,
     method_set: MethodSet = None,
+    told: Told = None,
 ) -> Json:
-    """Carbon leaving over energy leaving a node (of a load: arriving), all scopes together."""
+    """Carbon leaving over energy leaving a node (of a load: arriving), all scopes together.
+
+    `uncertainty` is half of the relative 95 % interval over the range asked; a meter that carbon and energy both stand
+    on cancels, so a node fed by one source is as uncertain as that one's factor.
+    """
     nodes = known("node", node, _node_names(plant))
     span.guard(len(nodes))
+    method = asked_method_set(plant, method_set)
     series = await services.store.intensity(
-        nodes, span.start_ns, span.end_ns, span.bucket, basis.value, asked_method_set(plant, method_set)
+        nodes, span.start_ns, span.end_ns, span.bucket, basis.value, method
     )
-    return _rows("node", series, span.shifts)
+    rows = _rows_of("node", series, span.shifts)
+    if rows and (span.bucket in _OF_REPORTS if told is None else told):
+        books = services.inventories()
+        made = await books.of(span.start_ns, span.end_ns, method)
+        stands = {
+            name: {"uncertainty": off, **asdict(standing)}
+            for name, (off, standing) in books.of_intensities(made, series.name, basis).items()
+        }
+        for row in rows:
+            row |= stands[str(row["node"])]
+    return Json(rows)
 
 
 @router.get("/balance", response_model=list[BalanceRow])

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 
 import numpy as np
 
@@ -177,7 +178,8 @@ class Inventory:
     """Lines and totals of [start_ns, end_ns) by one method set; `month_ns` the months' starts, shape (M,).
 
     `exported_kg` is what left with sold energy by month, as tracing gives it; shown apart, part of every total.
-    `meter_moves` says by meter or entry what the sums would hold more, were it off by its uncertainty.
+    `meter_moves` says by meter or entry what the sums would hold more, were it off by its uncertainty; `edge_kwh` is the
+    energy of each edge, NaN where none is known.
     """
 
     start_ns: int
@@ -188,6 +190,7 @@ class Inventory:
     totals: tuple[Total, ...]
     meter_moves: Mapping[str, Move] = field(default_factory=dict)
     exported_kg: Mapping[Basis, Floats] = field(default_factory=dict)
+    edge_kwh: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def factors(self) -> dict[str, tuple[str, ...]]:
@@ -263,6 +266,10 @@ class Inventory:
         """The lines that meters say, without entries and claims."""
         kinds = (LineKind.SOURCE, LineKind.COMBUSTION)
         return replace(self, lines=tuple(line for line in self.lines if line.kind in kinds))
+
+    def of_nodes(self, nodes: Container[str]) -> Inventory:
+        """The metered lines of these nodes."""
+        return replace(self, lines=tuple(line for line in self.metered().lines if line.id in nodes))
 
     def standing(self, library: FactorLibrary, basis: Basis, *scopes: int) -> Standing:
         """What the sum of these scopes on a basis stands on."""
@@ -383,6 +390,7 @@ class Inventories:
             tuple(_with_beside(totals, beside, lines)),
             self._meter_moves(energy, lines),
             exported,
+            {edge.id: known_sum(energy.kwh([edge])) for edge in self._plant.edges},
         )
 
     async def indicators(
@@ -456,6 +464,91 @@ class Inventories:
                 if share is not None:
                     worst[edge.target] = max(share, worst.get(edge.target, 0.0))
         return worst
+
+    def of_intensities(
+        self, made: Inventory, nodes: Sequence[str], basis: Basis
+    ) -> dict[str, tuple[float, Standing]]:
+        """Of the carbon intensity of each node or `site`: half of the relative 95 % interval, and what it stands on."""
+        known: dict[Container[str], tuple[float, Standing]] = {}
+        found = {}
+        for name in dict.fromkeys(nodes):
+            alike = self._alike(name)
+            if alike not in known:
+                behind, bringing = self._behind(made, name)
+                off = self._intensity_uncertainty(behind, bringing, basis)
+                known[alike] = off, behind.standing(self._library, basis, *Scope)
+            found[name] = known[alike]
+        return found
+
+    def _alike(self, node_id: str) -> Container[str]:
+        """The same for nodes whose intensity is the same: loads that buses feed and in which nothing burns."""
+        nodes = self._plant.node_by_id
+        feeding = frozenset(edge.source for edge in self._edges_at[0].get(node_id, ()))
+        node = nodes.get(node_id)
+        fed = node is not None and node.kind in (NodeKind.LOAD, NodeKind.EXPORT) and not node.burns
+        return feeding if fed and all(nodes[at].kind is NodeKind.BUS for at in feeding) else node_id
+
+    def _behind(self, made: Inventory, node_id: str) -> tuple[Inventory, Sequence[Edge]]:
+        """What the intensity of a node or `site` stands on.
+
+        The lines of all nodes that energy reaches it from, its own included, and the edges that bring the energy whose
+        carbon it is: out of sources and converters, through buses and storages.
+        """
+        nodes, (into, out_of) = self._plant.node_by_id, self._edges_at
+        ends = NodeKind.SOURCE, NodeKind.CONVERTER
+        if node_id == SITE:
+            return made.metered(), [e for e in self._plant.edges if nodes[e.source].kind is NodeKind.SOURCE]
+        if nodes[node_id].kind in ends:
+            bringing = out_of.get(node_id, [])
+        else:
+            passed = self._reached(node_id, ends)
+            bringing = [e for at in passed for e in into.get(at, ()) if nodes[e.source].kind in ends]
+        return made.of_nodes(self._reached(node_id)), bringing
+
+    def _intensity_uncertainty(self, made: Inventory, bringing: Sequence[Edge], basis: Basis) -> float:
+        """Half of the relative 95 % interval of the carbon of these lines over the energy of these edges.
+
+        A meter on both sides cancels as far as it stands on both; NaN where nothing is stated or there is no carbon.
+        """
+        terms = made.terms(basis)
+        kg = sum(term.value for term in terms)
+        kwh = sum(made.edge_kwh[edge.id] for edge in bringing)
+        if not (math.isfinite(kg) and kg != 0 and kwh > 0):
+            return math.nan
+        more: dict[tuple[str, str], tuple[float, float]] = {}
+
+        def move(kind: str, name: str, more_kg: float, more_kwh: float) -> None:
+            held_kg, held_kwh = more.get((kind, name), (0.0, 0.0))
+            more[kind, name] = held_kg + more_kg, held_kwh + more_kwh
+
+        for term in terms:
+            move("meter", term.activity, term.value * term.activity_uncertainty, 0.0)
+            move("factor", term.factor, term.value * term.factor_uncertainty, 0.0)
+        for edge in bringing:
+            meter, share = self._meter_uncertainty(edge)
+            move("meter", meter, 0.0, made.edge_kwh[edge.id] * (share or 0.0))
+        moved = [(1 + more_kg / kg) / (1 + more_kwh / kwh) - 1 for more_kg, more_kwh in more.values()]
+        return math.hypot(*moved) if any(any(pair) for pair in more.values()) else math.nan
+
+    @cached_property
+    def _edges_at(self) -> tuple[dict[str, list[Edge]], dict[str, list[Edge]]]:
+        """Edges by the node they go into, and by the node they come out of."""
+        into: dict[str, list[Edge]] = {}
+        out_of: dict[str, list[Edge]] = {}
+        for edge in self._plant.edges:
+            into.setdefault(edge.target, []).append(edge)
+            out_of.setdefault(edge.source, []).append(edge)
+        return into, out_of
+
+    def _reached(self, node_id: str, ends: Container[NodeKind] = ()) -> set[str]:
+        """The nodes that energy reaches this one from, itself included, not beyond nodes of these kinds."""
+        reached, waiting = {node_id}, [node_id]
+        while waiting:
+            for edge in self._edges_at[0].get(waiting.pop(), ()):
+                if edge.source not in reached and self._plant.node_by_id[edge.source].kind not in ends:
+                    reached.add(edge.source)
+                    waiting.append(edge.source)
+        return reached
 
     def _meter_moves(self, energy: _Energies, lines: Sequence[Line]) -> Mapping[str, Move]:
         """By meter and entry, what its uncertainty is worth in the sums of energy and in the hours across the fence."""

@@ -172,6 +172,34 @@ async def test_emissions_of_months_and_longer_say_how_sure_they_are_and_what_the
     assert (await office.http.get("/v1/emissions", params=told)).json()[0]["uncertainty"] is not None
 
 
+async def test_intensities_know_which_meters_cancel_in_them(office: Any) -> None:
+    october = {"start": "2026-09-30T16:00:00Z", "end": "2026-10-31T16:00:00Z"}
+    asked = {**october, "node": ["site", "grid", "roof", "main", "press", "boiler"], "bucket": "1mo"}
+    rows = {row["node"]: row for row in (await office.http.get("/v1/intensity", params=asked)).json()}
+    params = {"period": "2026-10"}
+    of_site = next(
+        row
+        for row in (await office.http.get("/v1/indicators", params=params)).json()
+        if (row["indicator"], row["basis"]) == ("emissions_intensity", "location")
+    )
+
+    assert rows["grid"]["uncertainty"] == pytest.approx(0.05)  # its meter is above and below
+    # The roof brings a sixth: of the grid meter's 1 % as much is left.
+    left = 1.01 / (1 + 1 / 120) - 1
+    assert rows["press"]["uncertainty"] == pytest.approx((0.05**2 + left**2) ** 0.5)
+    assert rows["main"]["uncertainty"] == pytest.approx(rows["press"]["uncertainty"])
+    assert rows["boiler"]["uncertainty"] == pytest.approx(0.03)
+    assert rows["roof"]["uncertainty"] is None
+    assert rows["site"]["uncertainty"] == pytest.approx(of_site["uncertainty"])
+    assert rows["press"]["factors"] == ["grid_cn:CN-CQ:2023:average", "number:0.0"]
+    assert (rows["press"]["levels"], rows["press"]["unverified"]) == (["provincial"], False)
+    by_hour = {**asked, "bucket": "1h", "end": "2026-09-30T18:00:00Z"}
+    assert "uncertainty" not in (await office.http.get("/v1/intensity", params=by_hour)).json()[0]
+    told = (await office.http.get("/v1/intensity", params={**by_hour, "uncertainty": True})).json()
+    of_hours = [row["uncertainty"] for row in told if row["node"] == "grid"]
+    assert of_hours == pytest.approx([0.05, 0.05])
+
+
 async def test_it_can_be_kept_as_csv_and_xlsx(office: Any) -> None:
     as_csv = await office.http.get("/v1/inventory", params={"period": "2026-10", "format": "csv"})
     as_xlsx = await office.http.get("/v1/inventory", params={"period": "2026-10", "format": "xlsx"})
