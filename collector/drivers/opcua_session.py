@@ -19,13 +19,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from asyncua import Client, ua
+from asyncua import ua
 from asyncua.crypto import security_policies
 from asyncua.crypto.uacrypto import CertProperties, x509_from_der
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from collector import pki
+from collector.drivers.opcua_channel import ChannelClient
 from core.errors import BadRequest, DeviceRefused, DeviceUnreachable
 from core.metrics import CERTIFICATE_DAYS
 from core.plant.model import Connection
@@ -102,7 +103,7 @@ class Session:
         self._folder = folder
         self._options = connection.options
         self.timeout_s = float(str(connection.options.get("timeout_s", 4.0)))
-        self._client: Client | None = None
+        self._client: ChannelClient | None = None
         self._certificates: dict[str, x509.Certificate] = {}  # by whose they are
         self.namespaces: list[str] = []
         self.limits = dict(MOST_PER_CALL)
@@ -112,7 +113,9 @@ class Session:
 
         Raises: whatever the library does; `failure` says what that means.
         """
-        client = Client(str(self._options["url"]), timeout=self.timeout_s, watchdog_intervall=WATCHDOG_S)
+        client = ChannelClient(
+            str(self._options["url"]), timeout=self.timeout_s, watchdog_intervall=WATCHDOG_S
+        )
         client.name = client.description = "ecmc"
         client.application_uri = "urn:ecmc:collector"
         client.session_timeout = int(
@@ -213,7 +216,7 @@ class Session:
             raise DeviceRefused(f"{self.where}: the environment has no {name} to take the password from")
         return os.environ[str(name)]
 
-    async def _secure(self, client: Client) -> None:
+    async def _secure(self, client: ChannelClient) -> None:
         wanted = str(self._options.get("security") or "none")
         if wanted == "none":
             return
@@ -236,7 +239,7 @@ class Session:
             mode=mode,
         )
 
-    async def _announced(self, client: Client, mode: ua.MessageSecurityMode) -> x509.Certificate:
+    async def _announced(self, client: ChannelClient, mode: ua.MessageSecurityMode) -> x509.Certificate:
         """The certificate the server shows for the security that is wanted."""
         endpoints = await client.connect_and_get_server_endpoints()
         policy = security_policies.SecurityPolicyBasic256Sha256.URI

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -407,6 +408,44 @@ async def test_signed_and_encrypted_with_login(
         await reading.until(seen("power"))
 
     assert reading.values("power")[0] == 12.5
+
+
+async def test_answers_under_a_token_renewed_since_are_read_whatever_the_server_s_clock_says(
+    start_server: Callable[..., Any], tmp_path: Path, plant_of: Callable[..., Plant]
+) -> None:
+    server = start_server(tokenLifetimeMs=2500, clockBehindMs=60_000)  # renewed each 1.9 s
+    store = Pki(tmp_path / "pki")
+    store.create("test")
+    store.trust(str(server.pki / "own" / "certs" / "certificate.pem"))
+    plant = plant_of(
+        server.port,
+        {"volume": POINTS["volume"]},
+        security="Basic256Sha256_SignAndEncrypt",
+        folder=str(tmp_path),
+        certificate="pki/own/certificate.der",
+        private_key="pki/own/key.pem",
+        sampling_interval_s=0.0,
+        queue_size=100,
+    )
+
+    async with opened(plant) as reading:
+        for i in range(20):
+            server.set("Volume", i)
+            await asyncio.sleep(0.05)
+        await reading.until(lambda rows: rows and rows[-1][2] == 19 + 10)
+        await asyncio.sleep(5.5)  # of silence: the next answers come under tokens long at their end
+        for i in range(20, 40):
+            server.set("Volume", i)
+            await asyncio.sleep(0.05)
+        await reading.until(lambda rows: rows and rows[-1][2] == 39 + 10)
+        counters = reading.driver.devices()["line"].counters
+        client: Any = reading.driver._session._client
+        renewals = client.uaclient.protocol._connection.security_token.TokenId - 1
+
+    changes = [value for value, _ in itertools.groupby(reading.values("volume")) if value >= 10]
+    assert changes == [10.0 + i for i in range(40)]
+    assert counters["gaps"] == 0
+    assert renewals >= 3
 
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)

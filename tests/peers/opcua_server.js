@@ -1,6 +1,14 @@
 // An OPC UA server of another stack: node opcua_server.js PORT PKI_FOLDER [EXTRA_NODES] [MAX_PER_CALL] [MORE, JSON]
 // Prints "ready" when it listens. Lines on stdin: "set NAME VALUE", "add NAME VALUE" and "bad NAME" change a variable, "count PERIOD_MS" has
 // every extra node count down from -1 by one each period, "halt" ends that and prints how many changes were made.
+const behindMs = JSON.parse(process.argv[6] || "{}").clockBehindMs;
+if (behindMs) {
+  const Right = Date;
+  globalThis.Date = class extends Right {
+    constructor(...of) { super(...(of.length ? of : [Right.now() - behindMs])); }
+    static now() { return Right.now() - behindMs; }
+  };
+}
 const opcua = require("node-opcua");
 const readline = require("readline");
 
@@ -19,6 +27,7 @@ async function main() {
     serverCertificateManager: certificates,
     userCertificateManager: users,
     ...(more.certificateFile ? { certificateFile: more.certificateFile, privateKeyFile: more.privateKeyFile } : {}),
+    ...(more.tokenLifetimeMs ? { defaultSecureTokenLifetime: more.tokenLifetimeMs } : {}),
     userManager: { isValidUser: (user, password) => user === "reader" && password === "right" },
     serverInfo: { applicationUri: "urn:line1:server" },
     serverCapabilities: {
