@@ -23,6 +23,7 @@ from core.store.bucket import bucket_edges
 from core.store.seam import Store
 
 LONGEST_DAYS = 100
+DAYS_AT_ONCE = 7  # whose readings are in memory together
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,12 @@ async def counter_ledger(
     days = bucket_edges(start_ns, end_ns, "1d", engine.plant.zone)
     if days.size - 1 > LONGEST_DAYS:
         raise BadRequest(f"{days.size - 1} days, at most {LONGEST_DAYS} in one answer")
-    batch = await store.readings(points, int(days[0]), int(days[-1]), engine.step_spread_ns)
-    return await asyncio.to_thread(_told, engine, point, batch, days)
+    made: list[LedgerDay] = []
+    for first in range(0, days.size - 1, DAYS_AT_ONCE):
+        some = days[first : first + DAYS_AT_ONCE + 1]
+        batch = await store.readings(points, int(some[0]), int(some[-1]), engine.step_spread_ns)
+        made += await asyncio.to_thread(_told, engine, point, batch, some)
+    return made
 
 
 def _told(engine: Engine, point: str, batch: SampleBatch, days: Times) -> list[LedgerDay]:

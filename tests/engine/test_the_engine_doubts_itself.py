@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import core.answers.ledger
 from core.alerts import Alarms
 from core.alerts.watch import SETTLED_NS, Watch, observed
 from core.answers.ledger import counter_ledger
@@ -238,7 +239,7 @@ async def test_a_day_of_power_beside_its_register(halls: Plant, database: str) -
 
 
 async def test_power_read_more_rarely_than_its_register_is_compared_by_its_own_gap_time(
-    halls: Plant, database: str
+    halls: Plant, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     power = "m-a.active_power_total"
     points = tuple(replace(p, period_s=600.0) if p.id == power else p for p in halls.points)
@@ -248,10 +249,12 @@ async def test_power_read_more_rarely_than_its_register_is_compared_by_its_own_g
     rare = (batch.time_ns - START) % (600 * NS_PER_S) == 0
     await store.write(batch.take(np.flatnonzero((batch.point != batch.points.index[power]) | rare)))
 
-    (told,) = await counter_ledger(
-        engine, store, "m-a.active_energy_import_total", START + 8 * HOUR_NS, START + 9 * HOUR_NS
-    )
+    asked = engine, store, "m-a.active_energy_import_total", START, START + 24 * HOUR_NS
+    told, after = await counter_ledger(*asked)
+    monkeypatch.setattr(core.answers.ledger, "DAYS_AT_ONCE", 1)
 
+    assert await counter_ledger(*asked) == [told, after]  # however many days are read at once
+    assert after.energy_kwh == pytest.approx(800.0)
     assert told.energy_kwh == pytest.approx(1600.0)  # sixteen hours of the plant's day
     assert told.power_kwh == pytest.approx(1760.0)
     assert told.difference_share == pytest.approx(0.1)
