@@ -26,7 +26,7 @@ from core.registers.book import Register
 from core.registers.production import Production
 from core.registers.shelf import Registers
 from core.results import HOUR_NS, Scope
-from core.samples import Floats, Times
+from core.samples import Flags, Floats, Times
 from core.store.seam import Store
 
 LONGEST_HOURS = 400 * 24
@@ -138,26 +138,27 @@ class FootprintBook:
         idle_kg, unknown_hours = 0.0, 0
         for node in nodes:
             claimants = [m for m in everything if node in m.nodes or node in m.product.shared]
-            parts = _parts(claimants, hours)
+            parts, worked = _parts(claimants, hours)
             own = node in product.nodes or any(node in made.nodes for made in mine)
             for scope, kg in carbon.get(node, {}).items():
-                for made, part in zip(claimants, parts, strict=True):
+                for made, (span, part) in zip(claimants, parts, strict=True):
                     if made.product is not product:
                         continue
-                    borne = float(np.nansum(kg * part))
+                    borne = float(np.nansum(kg[span] * part))
                     if node in made.nodes:
                         direct[made.id][scope] += borne
                     else:
                         shared[made.id][scope] += borne
-                unknown_hours += int((np.isnan(kg) & (parts.sum(axis=0) > 0)).sum())
+                unknown_hours += int((np.isnan(kg) & worked).sum())
                 if own:
-                    idle_kg += float(np.nansum(kg[parts.sum(axis=0) == 0]))
-            for made, part in zip(claimants, parts, strict=True):
+                    idle_kg += float(np.nansum(kg[~worked]))
+            electricity = energy.get(node, np.zeros(hours.size))
+            for made, (span, part) in zip(claimants, parts, strict=True):
                 if made.product is product and node in made.nodes:
-                    used = energy.get(node, np.zeros(hours.size)) * part
+                    used = electricity[span] * part
                     kwh[made.id] += float(np.nansum(used))
                     some = np.isfinite(used) & (used != 0)
-                    life_cycle_kg[made.id] += float(used[some] @ factor[some])
+                    life_cycle_kg[made.id] += float(used[some] @ factor[span][some])
         batches = [
             self._batch(made, direct[made.id], shared[made.id], kwh[made.id], life_cycle_kg[made.id])
             for made in mine
@@ -285,16 +286,27 @@ class FootprintBook:
         return kwh
 
 
-def _parts(claimants: Sequence[Made], hours: Times) -> Floats:
-    """Each claimant's share of each hour, shape (C, H): by its driver per hour in work; columns add up to 1 or 0."""
-    weight = np.zeros((len(claimants), hours.size))
-    for row, made in enumerate(claimants):
-        inside = np.minimum(hours + HOUR_NS, made.end_ns) - np.maximum(hours, made.start_ns)
-        weight[row] = np.clip(inside, 0, None) / (made.end_ns - made.start_ns) * made.driver
-    whole = weight.sum(axis=0)
-    parts = np.zeros_like(weight)
-    np.divide(weight, whole, out=parts, where=whole > 0)
-    return parts
+def _parts(claimants: Sequence[Made], hours: Times) -> tuple[list[tuple[slice, Floats]], Flags]:
+    """Each claimant's hours and its share of each of them, by its driver per hour in work; and in which any works.
+
+    The shares of an hour add up to 1 or 0. A counter makes a batch of every hour, so only their own hours are held.
+    """
+    weights: list[tuple[slice, Floats]] = []
+    whole = np.zeros(hours.size)
+    for made in claimants:
+        span = slice(
+            int(np.searchsorted(hours, made.start_ns - HOUR_NS, "right")),
+            int(np.searchsorted(hours, made.end_ns)),
+        )
+        inside = np.minimum(hours[span] + HOUR_NS, made.end_ns) - np.maximum(hours[span], made.start_ns)
+        weight = inside / (made.end_ns - made.start_ns) * made.driver
+        whole[span] += weight
+        weights.append((span, weight))
+    parts = [
+        (span, np.divide(weight, whole[span], out=np.zeros(weight.size), where=whole[span] > 0))
+        for span, weight in weights
+    ]
+    return parts, whole > 0
 
 
 def _driver(product: Product, production: Production, part: float) -> float:
