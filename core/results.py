@@ -44,6 +44,10 @@ class Flow:
     basis: str
     method_set: str
 
+    def words(self) -> list[Any]:
+        """As JSON holds it: `Flow(*words)` is the flow again."""
+        return [int(self.scope), str(self.basis), self.method_set]
+
 
 class Mark(IntFlag):
     """Why an interval's energy is not simply what the meter said; kept with the energy, shown with it."""

@@ -22,7 +22,7 @@ from core.files.by_day import ByDay
 from core.files.importer import read_samples
 from core.health import Health
 from core.plant.model import Plant
-from core.proof.recompute import recompute
+from core.proof.recompute import is_under_way, recompute
 from core.proof.restate import restate
 from core.proof.sealing import Sealing, Verdict
 from core.registers.withdrawal import withdraw
@@ -195,7 +195,14 @@ async def recompute_window(
                 raise BadRequest(
                     f"readings before {rfc3339(kept_ns)} are no longer kept: what was computed from them stands"
                 )
-            await settle(plant, store)  # what is new already is no change that this makes
+            if not await is_under_way(store, start_ns, end_ns, known_at_ns, current_model):
+                await settle(plant, store)  # what is new already is no change that this makes
+            seals: list[Seal] = []
+
+            async def finish() -> None:
+                await settle(plant, store)  # storages may hand the change on to later hours
+                seals.extend([seal async for seal in (await _sealing(plant, store)).close_changed()])
+
             made = await recompute(
                 Pipeline(engine, store, LocalBus(), Health(), SystemClock(), Workers(pool)),
                 store,
@@ -206,22 +213,22 @@ async def recompute_window(
                 current_model=current_model,
                 who=getpass.getuser(),
                 progress=progress,
+                finish=finish,
             )
-            await settle(plant, store)  # storages may hand the change on to later hours
-            seals = [seal async for seal in (await _sealing(plant, store)).close_changed()]
     lines = [
         f"{name}: {figure.before!r} -> {figure.after!r} ("
         + ", ".join(f"{cause} {part:+.6g}" for cause, part in figure.by.items())
         + ")"
         for name, figure in made.figures.items()
     ]
-    resumed = (
-        []
-        if made.resumed_ns is None
-        else [
-            f"went on at {rfc3339(made.resumed_ns)}, where it was broken off: what changed before is not counted"
-        ]
-    )
+    resumed = []
+    if made.resumed_ns is not None:
+        before = (
+            "what changed before was not kept by the ecmc that began it"
+            if made.has_forgotten
+            else "what changed before is counted"
+        )
+        resumed = [f"went on at {rfc3339(made.resumed_ns)}, where it was broken off: {before}"]
     return [
         *lines,
         *resumed,

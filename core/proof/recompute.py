@@ -6,16 +6,23 @@ a piece whose figures changed, the computation behind the old ones is repeated
 with one thing after the other brought up to now: the readings, then the factor
 rows, then the meter events, then the model. What a step changes is that thing's
 part, and the parts add up to the difference.
+
+What was changed so far is kept in the database with how far it has come, and so
+is how the pieces under way stood before: killed anywhere and begun again, it
+says in the end what it would have said.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import asyncpg
@@ -68,6 +75,7 @@ class Recomputed:
         figures: Those that changed, by a name people can read; kWh and kgCO2e.
         seen: How many figures there are.
         resumed_ns: Where a run that was broken off went on; None: it ran from the start.
+        has_forgotten: It was begun by an ecmc that kept no figures: those from before `resumed_ns` are missing.
     """
 
     start_ns: int
@@ -76,6 +84,7 @@ class Recomputed:
     figures: dict[str, Changed] = field(default_factory=dict)
     seen: int = 0
     resumed_ns: int | None = None
+    has_forgotten: bool = False
 
 
 async def recompute(
@@ -89,6 +98,7 @@ async def recompute(
     current_model: bool = False,
     who: str = "",
     progress: Callable[[int, int], None] = lambda done_ns, end_ns: None,
+    finish: Callable[[], Awaitable[None]] | None = None,
 ) -> Recomputed:
     """Compute every hour that [start, end) touches again, between the first and the last reading; write what follows.
 
@@ -96,47 +106,63 @@ async def recompute(
         known_at_ns: Factors published later do not count; None: now, and the same now when it goes on after a kill.
         current_model: State that the present model held over the window too, and compute with it.
         progress: Told how far it is.
+        finish: What is left to do before it counts as done; killed in there, it goes on there.
 
     Raises:
         BadRequest: The window is empty, or there are no readings in it.
     """
     await pipeline.history.refresh()
     first_ns, last_ns = await _with_readings(store, pipeline.history, start_ns, end_ns)
-    asked = f"known at {known_at_ns or 'now'}, model {'current' if current_model else 'of its time'}"
-    whole = (
-        start_ns // HOUR_NS * HOUR_NS,
-        -(-end_ns // HOUR_NS) * HOUR_NS,
-    )  # the last reading moves on meanwhile
-    job = await _Job.begun(store.pool, *whole, asked, known_at_ns or now_ns, who)
+    job = await _Job.begun(
+        store.pool, _Key.of(start_ns, end_ns, known_at_ns, current_model), known_at_ns or now_ns, who
+    )
     history = pipeline.history
-    is_new, from_ns = job.done_ns == whole[0], max(job.done_ns, first_ns)
+    is_new = job.done_ns == job.start_ns
     if current_model and is_new:
         await store.restate(
             history.current.fingerprint, first_ns, last_ns, who, "recomputed with the current model"
         )
     await history.refresh()
-    made = Recomputed(first_ns, last_ns, job.known_at_ns)
-    made.resumed_ns = None if is_new else from_ns
-    names: set[str] = set()
-    carried: _Carried = {}
-    pieces = _pieces(from_ns, last_ns, history)
+    made = Recomputed(first_ns, last_ns, job.known_at_ns, job.figures)
+    if not is_new:
+        made.resumed_ns, made.has_forgotten = max(job.done_ns, first_ns), job.has_forgotten
+    pieces = _pieces(job, first_ns, last_ns, history)
     # What a storage holds hands one piece on to the next; without one, pieces go side by side.
-    at_once = 1 if await _has_storages(history, from_ns, last_ns) else PIECES_AT_ONCE
+    at_once = 1 if await _has_storages(history, first_ns, last_ns) else PIECES_AT_ONCE
     for first in range(0, len(pieces), at_once):
         group = pieces[first : first + at_once]
+        before = await asyncio.gather(*(_before(store, history, piece, job.pieces) for piece in group))
+        await job.begin(dict(zip(group, before, strict=True)))
         done = await asyncio.gather(
-            *(_piece(pipeline, store, job.known_at_ns, piece, carried, made) for piece in group)
+            *(_piece(pipeline, store, job, *piece) for piece in zip(group, before, strict=True))
         )
-        carried = done[-1][1]
-        names.update(name for seen, _ in done for name in seen)
-        await job.reached(group[-1][1])
+        for changed, _ in done:  # in the order of time: the sums are the same however the pieces ended
+            _merge(job.figures, changed)
+        await job.reached(group[-1][1], done[-1][1])
         progress(group[-1][1] - first_ns, last_ns - first_ns)
+    if finish is not None:
+        await finish()
     await job.done()
-    made.seen = len(names)
+    made.seen = len(made.figures)
     for figure in made.figures.values():
         figure.forget_rounding()
     made.figures = {name: figure for name, figure in sorted(made.figures.items()) if figure.by}
     return made
+
+
+async def is_under_way(
+    store: PostgresStore, start_ns: int, end_ns: int, known_at_ns: int | None, current_model: bool
+) -> bool:
+    """Whether the same recomputation was begun and is not done."""
+    key = _Key.of(start_ns, end_ns, known_at_ns, current_model)
+    return bool(
+        await store.pool.fetchval(
+            "SELECT EXISTS (SELECT FROM ecmc.recompute WHERE (start_time, end_time, asked) = ($1, $2, $3))",
+            datetime_of(key.start_ns),
+            datetime_of(key.end_ns),
+            key.asked,
+        )
+    )
 
 
 async def _with_readings(
@@ -162,26 +188,80 @@ async def _with_readings(
 _Carried = dict[int, Stocks]  # what each step's computation of the piece before left in the storages
 
 
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """A piece as it stood before it was computed again.
+
+    Attributes:
+        sums: By figure.
+        digest: Of its hours.
+        opening: What the storages held at the start; None: not known.
+    """
+
+    sums: dict[str, float]
+    digest: str
+    pins: list[Pin]
+    opening: Stocks | None
+
+    def said(self) -> dict[str, Any]:
+        return {
+            "sums": self.sums,
+            "digest": self.digest,
+            "pins": [[pin.hour_ns, pin.known_at_ns, pin.computed_ns] for pin in self.pins],
+            "opening": None if self.opening is None else self.opening.said(),
+        }
+
+    @classmethod
+    def of_said(cls, said: Mapping[str, Any]) -> _Before:
+        opening = said["opening"]
+        return cls(
+            said["sums"],
+            said["digest"],
+            [Pin(*pin) for pin in said["pins"]],
+            None if opening is None else Stocks.of_said(opening),
+        )
+
+
+async def _before(
+    store: PostgresStore, history: History, piece: tuple[int, int], kept: Mapping[tuple[int, int], _Before]
+) -> _Before:
+    """As it is stored; of a piece that was broken off, as it was kept then."""
+    if piece in kept:
+        return kept[piece]
+    parts = await store.stored(*piece)
+    return _Before(
+        _summed(parts),
+        _digest(parts),
+        list(await store.pins(*piece)),
+        await _opening(store, history, parts, piece[0]),
+    )
+
+
 async def _piece(
-    pipeline: Pipeline,
-    store: PostgresStore,
-    known_at_ns: int,
-    piece: tuple[int, int],
-    carried: _Carried,
-    made: Recomputed,
-) -> tuple[set[str], _Carried]:
-    """Compute and write one piece; the names of its figures, and what each step leaves in the storages."""
-    from_ns, until_ns = piece
-    history = pipeline.history
-    before = await store.stored(from_ns, until_ns)
-    pins = await store.pins(from_ns, until_ns)
-    opening = await _opening(store, history, before, from_ns)
-    after = await pipeline.recompute(from_ns, until_ns, known_at_ns, "recompute")
-    names = {name for part in after for name in _figures(part)}
-    if _digests(before) == _digests(after):
-        return names, {}
-    steps = _Steps(store, history, known_at_ns, pipeline.workers)
-    return names, await steps.between(before, after, pins, opening, carried, made.figures)
+    pipeline: Pipeline, store: PostgresStore, job: _Job, piece: tuple[int, int], before: _Before
+) -> tuple[dict[str, Changed], _Carried]:
+    """Compute and write one piece; what became of its figures, and what each step leaves in the storages."""
+    after = await pipeline.recompute(*piece, job.known_at_ns, "recompute")
+    now = _summed(after)
+    changed = {
+        name: Changed(before.sums.get(name, 0.0), now.get(name, 0.0))
+        for name in sorted(now.keys() | before.sums.keys())
+    }
+    if before.digest == _digest(after):
+        return changed, {}
+    steps = _Steps(store, pipeline.history, job.known_at_ns, pipeline.workers)
+    span = after[0].start_ns, after[-1].end_ns
+    return changed, await steps.between(span, before, now, job.carried, changed)
+
+
+def _merge(figures: dict[str, Changed], piece: Mapping[str, Changed]) -> None:
+    """Add a piece's figures to those of the pieces before."""
+    for name, part in piece.items():
+        figure = figures.setdefault(name, Changed())
+        figure.before += part.before
+        figure.after += part.after
+        for cause, value in part.by.items():
+            _by(figure, cause, value)
 
 
 async def _has_storages(history: History, start_ns: int, end_ns: int) -> bool:
@@ -201,34 +281,28 @@ class _Steps:
 
     async def between(
         self,
-        before: Sequence[WindowResult],
-        after: Sequence[WindowResult],
-        pins: Sequence[Pin],
-        opening: Stocks | None,
+        span: tuple[int, int],
+        before: _Before,
+        after: Mapping[str, float],
         carried: _Carried,
-        figures: dict[str, Changed],
+        changed: dict[str, Changed],
     ) -> _Carried:
-        """Add a piece's differences to the figures, each to its cause; returns the stocks each step ends with."""
+        """Give a piece's differences to their causes; returns the stocks each step ends with."""
         left: _Carried = {}
-        span = after[0].start_ns, after[-1].end_ns
-        for name in {name for part in (*before, *after) for name in _figures(part)}:
-            figures.setdefault(name, Changed())
-        _add(figures, before, "before")
-        _add(figures, after, "after")
-        if not pins:  # nothing was computed before: what there is now came with its readings
-            for name, kwh in _summed(after).items():
-                _by(figures[name], Cause.READING, kwh)
+        if not before.pins:  # nothing was computed before: what there is now came with its readings
+            for name, value in after.items():
+                _by(changed[name], Cause.READING, value)
             return left
-        previous = _summed(before)
+        previous: Mapping[str, float] = before.sums
         for step, (cause, knowing) in enumerate(_STEPS):
             if cause is Cause.MODEL:  # the last: what was written
-                now = _summed(after)
+                now = after
             else:
-                results = await self._repeated(span, pins, knowing, carried.get(step, opening))
+                results = await self._repeated(span, before.pins, knowing, carried.get(step, before.opening))
                 now = _summed(results)
                 left[step] = _stocks_after(results[-1])
             for name in now.keys() | previous.keys():
-                _by(figures[name], cause, now.get(name, 0.0) - previous.get(name, 0.0))
+                _by(changed.setdefault(name, Changed()), cause, now.get(name, 0.0) - previous.get(name, 0.0))
             previous = now
         return left
 
@@ -283,14 +357,18 @@ def _moments(history: History) -> list[int]:
     return sorted(moments)
 
 
-def _pieces(start_ns: int, end_ns: int, history: History) -> list[tuple[int, int]]:
-    """Stretches of at most a week, cut where the model changes."""
+def _pieces(job: _Job, start_ns: int, end_ns: int, history: History) -> list[tuple[int, int]]:
+    """What is left of [start, end): at most a week each, cut where the model changes, and as they were when broken off."""
     cuts = {
-        *range(start_ns, end_ns, PIECE_HOURS * HOUR_NS),
+        start_ns,
+        *range(job.start_ns, end_ns, PIECE_HOURS * HOUR_NS),
         end_ns,
         *history.hours_of_change(start_ns, end_ns),
+        job.done_ns,
+        *(at_ns for piece in job.pieces for at_ns in piece),
     }
-    return list(pairwise(sorted(cuts)))
+    first_ns = max(start_ns, job.done_ns)
+    return list(pairwise(sorted(at_ns for at_ns in cuts if first_ns <= at_ns <= end_ns)))
 
 
 async def _opening(
@@ -313,8 +391,10 @@ def _stocks_after(result: WindowResult) -> Stocks:
     return Stocks(result.storages, result.flows, result.stock_kwh[:, -1], result.stock_kg[:, :, -1])
 
 
-def _digests(parts: Sequence[WindowResult]) -> dict[int, bytes]:
-    return {hour: digest for part in parts for hour, digest in hour_digests(part).items()}
+def _digest(parts: Sequence[WindowResult]) -> str:
+    """The same where every hour is."""
+    hours = sorted(hour for part in parts for hour in hour_digests(part).items())
+    return hashlib.sha256(repr(hours).encode()).hexdigest()
 
 
 def _figures(part: WindowResult) -> dict[str, float]:
@@ -335,52 +415,90 @@ def _summed(parts: Sequence[WindowResult]) -> dict[str, float]:
     return total
 
 
-def _add(figures: dict[str, Changed], parts: Sequence[WindowResult], when: str) -> None:
-    for name, value in _summed(parts).items():
-        setattr(figures[name], when, getattr(figures[name], when) + value)
-
-
 def _by(figure: Changed, cause: Cause, value: float) -> None:
     if value:
         figure.by[cause] = figure.by.get(cause, 0.0) + value
 
 
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """What makes two recomputations the same."""
+
+    start_ns: int
+    end_ns: int
+    asked: str
+
+    @classmethod
+    def of(cls, start_ns: int, end_ns: int, known_at_ns: int | None, current_model: bool) -> _Key:
+        asked = f"known at {known_at_ns or 'now'}, model {'current' if current_model else 'of its time'}"
+        # The hours asked for and not those with readings: the last reading moves on meanwhile.
+        return cls(start_ns // HOUR_NS * HOUR_NS, -(-end_ns // HOUR_NS) * HOUR_NS, asked)
+
+
 class _Job:
-    """How far a recomputation is, in the database."""
+    """A recomputation in the database: how far it is, and what it changed.
+
+    Attributes:
+        figures: Of the pieces that are done.
+        carried: What the last of them left in the storages.
+        pieces: Those under way, as they stood before.
+        has_forgotten: Whether an ecmc began it that kept no figures.
+    """
 
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record], row: asyncpg.Record) -> None:
         self._pool = pool
         self._id: int = row["id"]
+        self.start_ns = time_ns_of(row["start_time"])
         self.known_at_ns = time_ns_of(row["known_at"])
         self.done_ns = time_ns_of(row["done_until"])
+        self.has_forgotten = row["made"] is None
+        made = json.loads(row["made"] or '{"figures": {}, "carried": {}}')
+        self.figures = {
+            name: Changed(before, after, {Cause(cause): part for cause, part in by.items()})
+            for name, (before, after, by) in made["figures"].items()
+        }
+        self.carried: _Carried = {int(step): Stocks.of_said(held) for step, held in made["carried"].items()}
+        self.pieces = {
+            (start_ns, end_ns): _Before.of_said(said)
+            for start_ns, end_ns, said in json.loads(row["begun"] or "[]")
+        }
 
     @classmethod
-    async def begun(
-        cls,
-        pool: asyncpg.Pool[asyncpg.Record],
-        start_ns: int,
-        end_ns: int,
-        asked: str,
-        known_at_ns: int,
-        who: str,
-    ) -> _Job:
+    async def begun(cls, pool: asyncpg.Pool[asyncpg.Record], key: _Key, known_at_ns: int, who: str) -> _Job:
         """A new one, or the same one that was broken off."""
         row = await pool.fetchrow(
-            "INSERT INTO ecmc.recompute (start_time, end_time, asked, known_at, done_until, who)"
-            " VALUES ($1, $2, $3, $4, $1, $5)"
+            "INSERT INTO ecmc.recompute (start_time, end_time, asked, known_at, done_until, who, made)"
+            " VALUES ($1, $2, $3, $4, $1, $5, $6)"
             " ON CONFLICT (start_time, end_time, asked) DO UPDATE SET who = excluded.who RETURNING *",
-            datetime_of(start_ns),
-            datetime_of(end_ns),
-            asked,
+            datetime_of(key.start_ns),
+            datetime_of(key.end_ns),
+            key.asked,
             datetime_of(known_at_ns),
             who,
+            json.dumps({"figures": {}, "carried": {}}),
         )
         assert row is not None
         return cls(pool, row)
 
-    async def reached(self, done_ns: int) -> None:
+    async def begin(self, pieces: Mapping[tuple[int, int], _Before]) -> None:
+        """Keep how these pieces stand, before they are written."""
+        said = [[*piece, before.said()] for piece, before in pieces.items()]
         await self._pool.execute(
-            "UPDATE ecmc.recompute SET done_until = $2 WHERE id = $1", self._id, datetime_of(done_ns)
+            "UPDATE ecmc.recompute SET begun = $2 WHERE id = $1", self._id, json.dumps(said)
+        )
+
+    async def reached(self, done_ns: int, carried: _Carried) -> None:
+        """The pieces under way are done, and their figures added."""
+        self.carried = carried
+        made = {
+            "figures": {name: [f.before, f.after, f.by] for name, f in self.figures.items()},
+            "carried": {step: held.said() for step, held in carried.items()},
+        }
+        await self._pool.execute(
+            "UPDATE ecmc.recompute SET done_until = $2, made = $3, begun = NULL WHERE id = $1",
+            self._id,
+            datetime_of(done_ns),
+            json.dumps(made),
         )
 
     async def done(self) -> None:

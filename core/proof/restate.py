@@ -514,16 +514,9 @@ def _said_of_counted(counted: Counted) -> dict[str, Any]:
     stocks = counted.stocks
     return {
         "rows": counted.rows,
-        "site_kg": [[*_words(flow), kg] for flow, kg in counted.site_kg.items()],
+        "site_kg": [[*flow.words(), kg] for flow, kg in counted.site_kg.items()],
         "factors": counted.factors,
-        "stocks": None
-        if stocks is None
-        else {
-            "storages": stocks.storages,
-            "flows": [_words(flow) for flow in stocks.flows],
-            "kwh": stocks.kwh.tolist(),
-            "kg": stocks.kg.tolist(),
-        },
+        "stocks": None if stocks is None else stocks.said(),
     }
 
 
@@ -533,20 +526,9 @@ def _counted_then(said: Mapping[str, Any]) -> Counted:
         rows=said["rows"],
         site_kg={Flow(*words): kg for *words, kg in said["site_kg"]},
         factors=said["factors"],
-        stocks=None
-        if held is None
-        else Stocks(
-            tuple(held["storages"]),
-            tuple(Flow(*words) for words in held["flows"]),
-            np.array(held["kwh"], dtype=np.float64),
-            np.array(held["kg"], dtype=np.float64).reshape(len(held["storages"]), len(held["flows"])),
-        ),
+        stocks=None if held is None else Stocks.of_said(held),
         is_new=False,
     )
-
-
-def _words(flow: Flow) -> list[Any]:
-    return [int(flow.scope), str(flow.basis), flow.method_set]
 
 
 # The whole ----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -159,6 +159,25 @@ class Stocks:
     flows: tuple[Flow, ...]
     kwh: Floats
     kg: Floats
+
+    def said(self) -> dict[str, Any]:
+        """As JSON holds it, to the last digit."""
+        return {
+            "storages": self.storages,
+            "flows": [flow.words() for flow in self.flows],
+            "kwh": self.kwh.tolist(),
+            "kg": self.kg.tolist(),
+        }
+
+    @classmethod
+    def of_said(cls, said: Mapping[str, Any]) -> Stocks:
+        """What `said` said."""
+        return cls(
+            tuple(said["storages"]),
+            tuple(Flow(*words) for words in said["flows"]),
+            np.array(said["kwh"], dtype=np.float64),
+            np.array(said["kg"], dtype=np.float64).reshape(len(said["storages"]), len(said["flows"])),
+        )
 
     def onto(self, storages: Sequence[str], flows: Sequence[Flow]) -> tuple[Stocks, Flags]:
         """These stocks in another order, and which of the storages they hold, shape (S,).

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -47,6 +48,29 @@ async def again(works: Any, start_ns: int = START_NS, end_ns: int = END_NS, **ho
     for figure in made.figures.values():  # whatever the cause, the parts are the whole
         assert sum(figure.by.values()) == pytest.approx(figure.after - figure.before, rel=1e-9, abs=1e-9)
     return made
+
+
+@pytest.fixture
+async def twin(databases: Any, works: Any) -> AsyncIterator[Any]:
+    """The same works on another database."""
+    opened = await type(works).open(await asyncio.to_thread(databases.new), works.folder, works.clock)
+    yield opened
+    await opened.store.close()
+
+
+async def read_by_the_hour(end_ns: int, readings: Any, *several: Any) -> None:
+    for works in several:
+        await works.write(readings(START_NS, end_ns, every_s=3600))
+        await works.drain()
+
+
+async def counted_on_by_hand(works: Any, hours: int) -> None:
+    """The press shows 4 kWh more at this hour than it did when its figures were computed."""
+    await works.store.pool.execute(
+        "UPDATE ecmc.sample SET value = value + 4 WHERE time = to_timestamp($1) AND point_id ="
+        " (SELECT id FROM ecmc.point WHERE name = 'press.energy')",
+        (START_NS + hours * HOUR_NS) / 1e9,
+    )
 
 
 async def computed_day(works: Any, readings: Any) -> None:
@@ -123,53 +147,62 @@ async def test_the_current_model_put_over_the_past_is_the_models_doing(
 
 
 async def test_readings_taken_out_by_hand_are_the_readings_doing(works: Any, readings: Any) -> None:
-    await computed_day(works, readings)
-    await works.store.pool.execute(
-        "UPDATE ecmc.sample SET value = value + 4 WHERE time = to_timestamp($1) AND point_id ="
-        " (SELECT id FROM ecmc.point WHERE name = 'press.energy')",
-        END_NS / 1e9,
-    )
-    made = await again(works)
+    hours = 9 * 24
+    await read_by_the_hour(START_NS + hours * HOUR_NS, readings, works)
+    await counted_on_by_hand(works, hours)
+    made = await again(works, START_NS, START_NS + hours * HOUR_NS)
     press = made.figures["energy e-press kWh"]
+    assert press.before == pytest.approx(60 * hours, rel=1e-3)  # of the whole window, not of what changed
     assert press.by == {Cause.READING: pytest.approx(4.0)}
 
 
-async def test_a_run_that_was_killed_goes_on_where_it_was(
-    works: Any, readings: Any, monkeypatch: pytest.MonkeyPatch
+async def test_a_run_that_was_killed_goes_on_and_says_all_that_it_changed(
+    works: Any, twin: Any, readings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    days = 16
-    end_ns = START_NS + days * 24 * HOUR_NS
-    await works.write(readings(START_NS, end_ns, every_s=3600))
-    await works.drain()
-    known_at_ns = parse_rfc3339("2025-06-01T00:00:00Z")
+    """Killed after its second piece was written, before that was noted; what it hands on in the battery goes on too."""
+    end_ns = START_NS + 16 * 24 * HOUR_NS
+    await read_by_the_hour(end_ns, readings, works, twin)
+    for one in (works, twin):
+        for hours in (7 * 24, 16 * 24):  # from the second piece to the first, and more in the last
+            await counted_on_by_hand(one, hours)
+    how = {"known_at_ns": parse_rfc3339("2025-06-01T00:00:00Z")}
     pieces: list[tuple[int, int]] = []
     real = Pipeline.recompute
 
-    async def dies_in_the_second(self: Pipeline, start: int, end: int, *rest: Any) -> Any:
+    async def dies_after_the_second(self: Pipeline, start: int, end: int, *rest: Any) -> Any:
         pieces.append((start, end))
+        written = await real(self, start, end, *rest)
         if len(pieces) == 2:
             raise Killed
-        return await real(self, start, end, *rest)
+        return written
 
-    monkeypatch.setattr(Pipeline, "recompute", dies_in_the_second)
+    whole = await again(twin, START_NS, end_ns, **how)
+    monkeypatch.setattr(Pipeline, "recompute", dies_after_the_second)
     with pytest.raises(Killed):
-        await again(works, START_NS, end_ns, known_at_ns=known_at_ns)
-    made = await again(works, START_NS, end_ns, known_at_ns=known_at_ns)
+        await again(works, START_NS, end_ns, **how)
+    made = await again(works, START_NS, end_ns, **how)
 
     assert made.resumed_ns == pieces[0][1]
-    assert pieces[2][0] == pieces[0][1]
-    whole = await again(works, START_NS, end_ns, known_at_ns=known_at_ns)
-    assert whole.figures == {}  # all of it stands as it was asked for
+    assert pieces[2] == pieces[1]
+    assert made.seen == whole.seen
+    assert made.figures == whole.figures
+    assert made.figures["energy e-press kWh"].by == {Cause.READING: pytest.approx(4.0)}
+    press = made.figures["emissions press scope 2 location zero-carbon-factory kgCO2e"]
+    assert set(press.by) == {Cause.READING, Cause.FACTOR}
+    nothing = await again(works, START_NS, end_ns, **how)
+    assert nothing.figures == {}  # all of it stands as it was asked for
+    assert nothing.resumed_ns is None
 
 
-async def test_a_command_that_was_killed_leaves_no_process_behind(works: Any, readings: Any) -> None:
+async def test_a_command_that_was_killed_leaves_no_process_behind_and_prints_all_in_the_end(
+    works: Any, twin: Any, readings: Any
+) -> None:
     end_ns = START_NS + 15 * 24 * HOUR_NS
-    await works.write(readings(START_NS, end_ns, every_s=3600))
-    await works.drain()
-    words = ["recompute", "--plant", str(works.folder), "--dsn", works.store_dsn]
-    words += ["--from", rfc3339(START_NS), "--to", rfc3339(end_ns), "--known-at", "2025-06-01T00:00:00Z"]
+    await read_by_the_hour(end_ns, readings, works, twin)
+    words = ["recompute", "--plant", str(works.folder), "--from", rfc3339(START_NS), "--to", rfc3339(end_ns)]
+    words += ["--known-at", "2025-06-01T00:00:00Z", "--dsn"]
 
-    first = psutil.Popen([ECMC, *words], stdout=subprocess.PIPE)
+    first = psutil.Popen([ECMC, *words, works.store_dsn], stdout=subprocess.PIPE)
     while not await works.store.pool.fetchval(
         "SELECT count(*) FROM ecmc.recompute WHERE done_until > start_time"
     ):
@@ -178,11 +211,19 @@ async def test_a_command_that_was_killed_leaves_no_process_behind(works: Any, re
     children = first.children(recursive=True)
     first.kill()
     _, alive = await asyncio.to_thread(psutil.wait_procs, [first, *children], 10)
-    said = await asyncio.to_thread(subprocess.check_output, [ECMC, *words], text=True)
+    said, whole = await asyncio.gather(
+        *(
+            asyncio.to_thread(subprocess.check_output, [ECMC, *words, one.store_dsn], text=True)
+            for one in (works, twin)
+        )
+    )
 
     assert children
     assert alive == []
-    assert "went on at 2026-03-0" in said
+    (went_on,) = set(said.splitlines()) - set(whole.splitlines())
+    assert went_on.startswith("went on at 2026-03-0")
+    assert [line for line in said.splitlines() if line != went_on] == whole.splitlines()
+    assert await works.store.pool.fetchval("SELECT count(*) FROM ecmc.recompute") == 0
 
 
 async def test_a_closed_day_gets_a_new_revision_by_the_command(works: Any, readings: Any) -> None:
