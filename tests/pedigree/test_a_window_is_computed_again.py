@@ -194,6 +194,19 @@ async def test_a_run_that_was_killed_goes_on_and_says_all_that_it_changed(
     assert nothing.resumed_ns is None
 
 
+async def test_what_an_older_ecmc_began_is_known_to_be_incomplete(works: Any, readings: Any) -> None:
+    await computed_day(works, readings)
+    await works.store.pool.execute(
+        "INSERT INTO ecmc.recompute (start_time, end_time, asked, known_at, done_until, who) VALUES"
+        " (to_timestamp($1), to_timestamp($2), 'known at now, model of its time', now(), to_timestamp($3), 'mai')",
+        *(ns / 1e9 for ns in (START_NS, END_NS, START_NS + HOUR_NS)),
+    )
+    broken_off, anew = await again(works), await again(works)
+
+    assert (broken_off.resumed_ns, broken_off.has_forgotten) == (START_NS + HOUR_NS, True)
+    assert (anew.resumed_ns, anew.has_forgotten) == (None, False)
+
+
 async def test_a_command_that_was_killed_leaves_no_process_behind_and_prints_all_in_the_end(
     works: Any, twin: Any, readings: Any
 ) -> None:
