@@ -30,6 +30,7 @@ from core.store.seam import Store
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 30.0
+AFTER_FAULT_S: Final = 600.0
 SETTLED_NS: Final = (
     180 * NS_PER_S
 )  # how long after its end an hour is looked at: the last readings are in by then
@@ -125,13 +126,17 @@ class Watch:
             group.create_task(self._again(self._look_at_day))
 
     async def _again(self, look: Callable[[], Awaitable[None]]) -> None:
-        """What cannot be read now is looked at the next time."""
+        """What cannot be read now is looked at the next time; what nobody thought of must not stop the collecting."""
         while True:
+            wait_s = LOOK_EVERY_S
             try:
                 await look()
             except EcmcError as why:
                 log.debug("figures not looked at: %s", why)
-            await asyncio.sleep(LOOK_EVERY_S)
+            except (ValueError, ArithmeticError, LookupError):
+                log.exception("figures cannot be looked at")
+                wait_s = AFTER_FAULT_S
+            await asyncio.sleep(wait_s)
 
     async def look(self) -> None:
         """Look at the hour and the day that closed last, each once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -258,4 +259,30 @@ async def test_power_read_more_rarely_than_its_register_is_compared_by_its_own_g
     assert told.energy_kwh == pytest.approx(1600.0)  # sixteen hours of the plant's day
     assert told.power_kwh == pytest.approx(1760.0)
     assert told.difference_share == pytest.approx(0.1)
+    await store.close()
+
+
+async def test_a_figure_nobody_thought_of_does_not_end_the_watch(
+    halls: Plant, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = await PostgresStore.open(database, halls)
+    pipeline = Pipeline(Engine(halls, FactorLibrary.shipped()), store, LocalBus(), Health(), _Clock())
+    await store.write(day(3))
+    await pipeline.drain()
+    told = asyncio.Semaphore(0)
+
+    def refuse(_: SampleBatch) -> None:
+        told.release()
+        raise ValueError("a figure nobody thought of")
+
+    watching = asyncio.create_task(Watch(store, lambda: pipeline.history, _Clock(), refuse).run())
+    async with asyncio.timeout(10):
+        for _ in ("the hour", "the day"):
+            await told.acquire()
+    await asyncio.sleep(0)
+
+    assert not watching.done()
+    assert [r.message for r in caplog.records if r.exc_info] == ["figures cannot be looked at"] * 2
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
     await store.close()
