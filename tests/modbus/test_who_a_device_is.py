@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +93,33 @@ async def test_a_device_exchanged_in_an_outage_is_said_to_be_another_and_learned
     assert state.counters["exchanges"] == 1
     assert "serial_number 'SN-2' instead of 'SN-1'" in state.warning
     assert statuses(after, "b")[-1] == quality.GOOD
+
+
+async def test_no_value_of_a_device_that_is_back_is_scaled_as_before_its_outage(
+    device: FieldDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collector.schedule.PROBE_FIRST_NS", 50_000_000)
+    device.words = {0: 40, 100: 1}  # 40 times ten
+    silent = slow = False
+
+    async def answer(request: Request) -> None:
+        if silent:
+            return
+        if slow and request.address == 100:
+            await asyncio.sleep(0.4)  # longer than a tick
+        request.send(device.pdu(request))
+
+    device.answer = answer
+    plant = plant_of({"m": [point("a", source(0, scale_address=100))]}, device.port, timeout_s=0.6)
+    async with modbus_driver(plant, plant.connections[0]) as driver:
+        await read_until(driver, lambda seen: 400 in values(seen, "a"))
+        silent = True
+        await read_until(driver, lambda seen: quality.BAD_NO_COMMUNICATION in statuses(seen, "a"))
+        device.words[100] = 2
+        silent, slow = False, True
+        after = await read_until(driver, lambda seen: 4000 in values(seen, "a"))
+
+    assert 400 not in values(after, "a")
 
 
 async def test_a_device_exchanged_while_nobody_looked_is_noticed_at_the_next_start(

@@ -247,7 +247,8 @@ class DecodePlan:
         return columns.point, time_ns[columns.block], value, status
 
     def _cut_for(self, blocks: tuple[int, ...]) -> _Cut:
-        number = np.full(self._blocks, -1, dtype=np.intp)
+        # A block that brings nothing but scale registers feeds no value, wherever it stands.
+        number = np.full(max(self._blocks, 1 + max(blocks, default=-1)), -1, dtype=np.intp)
         number[list(blocks)] = np.arange(len(blocks))
         block = number[self._columns.block]
         chosen = block >= 0

@@ -358,7 +358,10 @@ class ModbusDriver:
             unit.since_ns = self._clock.now_ns()
             log.warning("device down", extra={"device": unit.device.id, "connection": self.name, "why": why})
         unit.up = False
-        unit.texts_ns = 0  # it may be another one when it is back
+        unit.texts_ns = 0  # it may be another one when it is back, with other scales
+        for (name, *_), at in self._scales.items():
+            if name == unit.device.id:
+                self._image[at : at + 2] = np.frombuffer(NO_SCALE, dtype=np.uint8)
         tick.bad(unit.indices, BAD_NO_COMMUNICATION)
 
     # --- what a device teaches --------------------------------------------------------------
