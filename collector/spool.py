@@ -346,7 +346,7 @@ class Spool:
         try:
             if found := path.read_text().strip():
                 return found
-        except OSError:
+        except (OSError, UnicodeDecodeError):  # not there, or not what was put there
             pass
         name = secrets.token_hex(8)
         draft = path.with_suffix(".new")
