@@ -6,10 +6,10 @@ a stable hash of its name, so load is even and the same after a restart. What
 could not be asked in time is counted as missed and skipped, never queued up.
 
 A device whose request fails is suspect: it is asked when no healthy device is
-due. What a higher priority has kept waiting for ten periods goes ahead once, so that
-overload slows a device down and never silences it. After two failed rounds it is down and only probed, with its smallest
-request, after 1, 2, 4 … 60 s; the first answer puts all its requests back, due
-at once.
+due. What a higher priority has kept waiting for ten periods goes ahead once, so
+that overload slows a device down and never silences it. After two failed rounds
+it is down and only probed, with its smallest request, after 1, 2, 4 … 60 s; the
+first answer puts all its requests back, due at once.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """OPC UA: subscriptions straight into columns, cyclic reads where a server will not subscribe.
 
 Publish answers go from the bytes into columns, without a task or an object per
-value. What a server will not watch, it is asked for in turn. A subscription speaks only of changes, so an unchanged value
-would look like a missing one: while the server keeps answering, the last value
-is repeated each ten seconds (or each period, if longer). The repeat is dated
+value. What a server will not watch, it is asked for in turn. A subscription
+speaks only of changes, so an unchanged value would look like a missing one:
+while the server keeps answering, the last value is repeated each ten seconds (or each period, if longer). The repeat is dated
 by the server's own publish time, less the sampling interval and the five
 seconds a source's clock may lag: up to there the value is known not to have
 changed, and no later change can be dated before it.
