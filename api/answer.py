@@ -128,10 +128,10 @@ class EmissionRow(BaseModel):
     emissions_kgco2e: float | None
     coverage: float
     shift: str | None = None  # with bucket=shift
+    unverified: bool = False
     uncertainty: float | None = None  # this and what follows from buckets of a month on, or when asked for
     factors: list[str] = []
     levels: list[str] = []
-    unverified: bool = False
 
 
 class IntensityRow(BaseModel):

@@ -84,6 +84,10 @@ async def emissions(
             scope = int(str(row["scope"]))
             whole = math.hypot(off[scope], own.get(str(row["node"]), 0.0))
             row |= {"uncertainty": whole, **stands[scope]}
+    elif rows:
+        marked = await services.inventories().unverified(span.start_ns, span.end_ns, method, basis)
+        for row in rows:
+            row["unverified"] = marked.get(int(str(row["scope"])), False)
     return Json(rows)
 
 

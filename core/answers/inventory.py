@@ -24,7 +24,7 @@ import numpy as np
 from core.answers.period import Periods, sum_of_source, sum_of_target
 from core.answers.then import FactorsUsed, FiguresThen
 from core.carbon.accounting import Effects, effects
-from core.carbon.factors import FactorLibrary
+from core.carbon.factors import FactorLibrary, Fuel
 from core.carbon.indicators import NATIONAL, Indicator, Move, PeriodSums, indicators
 from core.carbon.method import (
     TCE_ELECTRICITY,
@@ -38,6 +38,7 @@ from core.carbon.method import (
     stand_ins,
 )
 from core.carbon.uncertainty import Term, combined_uncertainty
+from core.errors import BadRequest
 from core.plant.model import Edge, Label, Node, NodeKind, Plant, PointMeter
 from core.registers.activity import Activity, activity_carbon, spread_over
 from core.registers.book import Register
@@ -450,6 +451,46 @@ class Inventories:
             carbon.unverified or any(factor.unverified for factor in tce),
         )
 
+    async def unverified(
+        self, start_ns: int, end_ns: int, method_set_id: str, basis: Basis
+    ) -> dict[int, bool]:
+        """By scope, whether a factor behind the metered emissions is unverified or stands in for what was asked.
+
+        Asks the store which rows were used and nothing else, so it may stand beside every read of a roll-up.
+        """
+        method = method_of(self._plant, method_set_id)
+        used = await self._factors_used(start_ns, end_ns, method.id)
+        marked: dict[int, bool] = {}
+        for node in self._plant.nodes:
+            if node.burns:
+                fuel = self._library.fuel(fuel_of(self._plant, node))
+                scope, ids = Scope.DIRECT, self._of_fuel(fuel, method)
+            elif node.kind is NodeKind.SOURCE and node.fuel is None:
+                scope, ids = scope_of_source(node, method), used.get((node.id, basis.value), ())
+            else:
+                continue
+            marked[scope] = marked.get(scope, False) or self._doubted(node, method, basis, ids)
+        return marked
+
+    def _doubted(self, node: Node, method: MethodSet, basis: Basis, ids: tuple[str, ...]) -> bool:
+        """Whether one of a node's rows is unverified, stands in for another, or is in the library no longer."""
+        try:
+            rows = self._library.gathered(ids)
+            unverified = any(self._library.row(id_).unverified for id_ in rows)
+            return unverified or (not node.burns and bool(self._stand_ins(node, method, basis, rows)))
+        except BadRequest:  # withdrawn, and these hours are not computed again yet
+            return True
+
+    def _of_fuel(self, fuel: Fuel, method: MethodSet) -> tuple[str, ...]:
+        """The rows that burning it stands on."""
+        return fuel.row.id, *(row.id for row, _ in other_gases(fuel, method, self._library))
+
+    def _stand_ins(
+        self, node: Node, method: MethodSet, basis: Basis, rows: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        asked = method, basis.value, rows, self._plant.zone, self._plant.region, self._library
+        return stand_ins(node, *asked)
+
     def own_meter_uncertainties(self) -> dict[str, float]:
         """Of what each load and export takes: its least certain meter's; only those of which one is stated.
 
@@ -676,7 +717,7 @@ class Inventories:
             kwh * biogenic_kg_per_kwh(fuel, method),
             burned,
             energy,
-            (fuel.row.id, *(row.id for row, _ in other_gases(fuel, method, self._library))),
+            self._of_fuel(fuel, method),
             (fuel.id,),
         )
 
@@ -693,8 +734,7 @@ class Inventories:
         out = [edge for edge in self._plant.edges if edge.source == node.id]
         own = scope_of_source(node, method)
         stated = (node.id, str(node.factor)) if node.factor is not None else (node.id,)
-        asked = method, basis.value, rows, self._plant.zone, self._plant.region, self._library
-        standing = stand_ins(node, *asked)
+        standing = self._stand_ins(node, method, basis, rows)
         made = [
             self._line(
                 node.id,

@@ -15,7 +15,9 @@ from core.answers.inventory import Inventories
 from core.answers.period import Periods
 from core.carbon.factors import FactorLibrary
 from core.clock import parse_rfc3339
+from core.plant.model import Plant
 from core.registers.shelf import Registers
+from core.results import Basis
 from core.store.factor_use import factors_used
 
 SEPTEMBER_H, OCTOBER_H = 720.0, 744.0
@@ -28,6 +30,14 @@ async def answer_of(office: Any, **query: str) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
     return body
+
+
+def books_of(office: Any, plant: Plant) -> Inventories:
+    """The inventories of the same figures, were the plant this one."""
+    library = office.app.state.services.library()
+    registers = Registers(office.store.pool, plant, library)
+    periods = Periods(plant, office.store, library, registers)
+    return Inventories(plant, office.store, periods, registers, partial(factors_used, office.store.pool))
 
 
 def line(answer: dict[str, Any], id_: str, basis: str | None) -> dict[str, Any]:
@@ -139,10 +149,7 @@ async def test_what_cancels_in_a_share_is_known_to_be_off_by_nothing(office: Any
         replace(point, device="m-grid") if point.id == "roof.energy" else point
         for point in office.plant.points
     )
-    plant, services = replace(office.plant, points=points), office.app.state.services
-    registers = Registers(office.store.pool, plant, services.library())
-    periods = Periods(plant, office.store, services.library(), registers)
-    books = Inventories(plant, office.store, periods, registers, partial(factors_used, office.store.pool))
+    books = books_of(office, replace(office.plant, points=points))
     day = parse_rfc3339("2026-09-09T16:00:00Z"), parse_rfc3339("2026-09-10T16:00:00Z")
 
     rows = {row["indicator"]: row for row in await books.indicators(*day, "zero-carbon-factory")}
@@ -168,8 +175,27 @@ async def test_emissions_of_months_and_longer_say_how_sure_they_are_and_what_the
     assert found["press", 2]["factors"] == ["grid_cn:CN-CQ:2023:average"]
     by_hour = (await office.http.get("/v1/emissions", params={**asked, "bucket": "1h"})).json()
     assert "uncertainty" not in by_hour[0]
+    assert by_hour[0]["unverified"] is False
     told = {**asked, "bucket": "1h", "end": "2026-09-30T18:00:00Z", "uncertainty": True}
     assert (await office.http.get("/v1/emissions", params=told)).json()[0]["uncertainty"] is not None
+
+
+async def test_short_buckets_too_say_where_a_factor_is_unverified(office: Any) -> None:
+    day = {"start": "2026-09-09T16:00:00Z", "end": "2026-09-10T16:00:00Z", "bucket": "1d", "node": "site"}
+    coarser = replace(
+        office.plant,
+        nodes=tuple(
+            replace(node, fuel="natural_gas@gbt_32151_2015") if node.id == "gas" else node
+            for node in office.plant.nodes
+        ),
+    )
+
+    rows = (await office.http.get("/v1/emissions", params=day)).json()
+    asked = parse_rfc3339(day["start"]), parse_rfc3339(day["end"]), "zero-carbon-factory", Basis.LOCATION
+    marked = await books_of(office, coarser).unverified(*asked)
+
+    assert {(row["scope"], row["unverified"]) for row in rows} == {(1, False), (2, False)}
+    assert marked == {1: True, 2: False}
 
 
 async def test_intensities_know_which_meters_cancel_in_them(office: Any) -> None:
