@@ -413,7 +413,7 @@ async def test_signed_and_encrypted_with_login(
 async def test_answers_under_a_token_renewed_since_are_read_whatever_the_server_s_clock_says(
     start_server: Callable[..., Any], tmp_path: Path, plant_of: Callable[..., Plant]
 ) -> None:
-    server = start_server(tokenLifetimeMs=2500, clockBehindMs=60_000)  # renewed each 1.9 s
+    server = start_server(tokenLifetimeMs=3500, clockBehindMs=60_000)  # renewed each 2.6 s
     store = Pki(tmp_path / "pki")
     store.create("test")
     store.trust(str(server.pki / "own" / "certs" / "certificate.pem"))
@@ -425,27 +425,51 @@ async def test_answers_under_a_token_renewed_since_are_read_whatever_the_server_
         certificate="pki/own/certificate.der",
         private_key="pki/own/key.pem",
         sampling_interval_s=0.0,
-        queue_size=100,
+        publish_interval_s=0.1,
     )
 
     async with opened(plant) as reading:
-        for i in range(20):
-            server.set("Volume", i)
-            await asyncio.sleep(0.05)
-        await reading.until(lambda rows: rows and rows[-1][2] == 19 + 10)
-        await asyncio.sleep(5.5)  # of silence: the next answers come under tokens long at their end
-        for i in range(20, 40):
-            server.set("Volume", i)
-            await asyncio.sleep(0.05)
-        await reading.until(lambda rows: rows and rows[-1][2] == 39 + 10)
+        for value in range(20):
+            if value == 10:
+                await asyncio.sleep(5.5)  # of silence: the next answers come under tokens long at their end
+            server.set("Volume", value)
+            await reading.until(lambda rows, sent=value: rows and rows[-1][2] == sent + 10.0)
         counters = reading.driver.devices()["line"].counters
         client: Any = reading.driver._session._client
         renewals = client.uaclient.protocol._connection.security_token.TokenId - 1
 
     changes = [value for value, _ in itertools.groupby(reading.values("volume")) if value >= 10]
-    assert changes == [10.0 + i for i in range(40)]
+    assert changes == [10.0 + i for i in range(20)]
     assert counters["gaps"] == 0
-    assert renewals >= 3
+    assert renewals >= 2
+
+
+async def test_a_renewal_answered_too_late_renews_and_the_next_one_follows(
+    server: Any, wire: Callable[..., Any], plant_of: Callable[..., Plant]
+) -> None:
+    async with (
+        wire(server.port) as link,
+        opened(plant_of(link.port, {"volume": POINTS["volume"]})) as reading,
+    ):
+        await reading.until(seen("volume"))
+        client: Any = reading.driver._session._client
+        channel = client.uaclient.protocol._connection
+
+        link.silence()
+        client.uaclient.protocol.timeout = 0.2
+        await client.open_secure_channel(renew=True)
+        assert channel.security_token.TokenId == 1
+        client.uaclient.protocol.timeout = 4.0
+        link.heal()
+        async with asyncio.timeout(4):
+            while channel.security_token.TokenId == 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        await client.open_secure_channel(renew=True)
+        server.set("Volume", 5)
+        await reading.until(lambda rows: rows and rows[-1][2] == 15.0)
+
+    server.set("Volume", -7)
+    assert channel.security_token.TokenId == 3
 
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
