@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -75,6 +76,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged(crash: Any) ->
 
 
 def test_stopping_takes_seconds_and_leaves_nothing_running(crash: Any) -> None:
+    shutil.rmtree(crash.data)  # a first start it shall be
     first_s = crash.start()
     assert crash.process is not None
     family = psutil.Process(crash.process.pid).children(recursive=True)
@@ -150,6 +152,8 @@ def test_a_bad_plant_folder_ends_with_the_whole_list_and_no_start(crash: Any) ->
             "meter: feeder.energy", "meter: nobody.energy"
         )
     )
+
+    shutil.rmtree(crash.data)
 
     refused = subprocess.run(
         [ECMC, "run", "--plant", crash.plant, "--data", crash.data, "--port", "0"],
